@@ -1,0 +1,198 @@
+"""What is traded: markets, symbols, and universes that never change once released.
+
+Lives here: the only place that knows which markets there are, what a legal symbol looks like, and how a
+universe file is read, hashed and released. Does not: whether the exchange lists a symbol today, which the exchange
+alone can say (exchange/binance.py).
+
+A universe is a JSON file `<version>.json` with a list of CCXT unified symbols per market. `released.json` beside it
+holds the content hash of every released version: a file whose content differs from its release is an error, so
+that a version's name means the same set of symbols for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ohlcv_assets.errors import UniverseChanged, UnknownMarket, UnknownSymbol, UnknownUniverse
+
+
+class Market(StrEnum):
+    """A market of Binance: `spot`, or `futures` for USD-M perpetuals."""
+
+    SPOT = "spot"
+    FUTURES = "futures"
+
+    @classmethod
+    def parse(cls, text: str) -> Market:
+        """The market of that name, or `UnknownMarket`."""
+        if text not in set(cls):
+            raise UnknownMarket(f"{text!r} is no market", hint="use spot or futures")
+        return cls(text)
+
+
+# Real listings hold letters of every script (a Chinese base asset is tradable), so letters are not limited to
+# ASCII; what could be mistaken for a path, a quote or a line of a log is.
+_SYMBOL = re.compile(
+    r"(?P<base>[^\W_]{1,30})/(?P<quote>[A-Z0-9]{1,20})(?::(?P<settle>[A-Z0-9]{1,20})(?:-[0-9]{6})?)?"
+)
+
+
+class Symbol(str):
+    """A symbol in the CCXT unified form: `BTC/USDT` (spot), `BTC/USDT:USDT` (USD-M futures).
+
+    A plain string that was checked once, so that a wrong one cannot travel.
+
+    Raises:
+        UnknownSymbol: the text has another form.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Symbol:
+        """The text itself, checked."""
+        if not _SYMBOL.fullmatch(text):
+            raise UnknownSymbol(
+                f"{text!r} is no symbol in the CCXT unified form",
+                hint="write BTC/USDT (spot) or BTC/USDT:USDT (futures)",
+            )
+        return super().__new__(cls, text)
+
+    @property
+    def market(self) -> Market:
+        """The market that the form of the symbol belongs to."""
+        return Market.FUTURES if ":" in self else Market.SPOT
+
+
+@dataclass(frozen=True)
+class Universe:
+    """An immutable, versioned set of symbols per market.
+
+    Attributes:
+        version: its name, such as `v7.3`; `v7_3` inside paths.
+        exchange_id: the CCXT id of the exchange that lists the symbols.
+        symbols: per market, sorted and without duplicates.
+    """
+
+    version: str
+    exchange_id: str
+    symbols: Mapping[Market, tuple[Symbol, ...]]
+
+    @classmethod
+    def of(cls, version: str, symbols: Mapping[Market, list[str]], exchange_id: str = "binance") -> Universe:
+        """A universe of these symbols: checked, sorted, each once.
+
+        Raises:
+            UnknownUniverse: the version is not of the form v1.2.
+            UnknownSymbol: a symbol of another form, or of the other market.
+        """
+        if not re.fullmatch(r"v[0-9]+(\.[0-9]+)?", version):
+            raise UnknownUniverse(f"{version!r} is no version of a universe", hint="write v7.3")
+        return cls(version, exchange_id, {market: _of_market(market, symbols.get(market, [])) for market in Market})
+
+    @property
+    def path_form(self) -> str:
+        """The version as it stands in paths: `v7_3`."""
+        return self.version.replace(".", "_")
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 of what the universe says, apart from its name; the same content has the same hash."""
+        content = {"exchange_id": self.exchange_id, "symbols": self._lists()}
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+    def to_json(self) -> str:
+        """The text of the universe's file."""
+        content = {
+            "version": self.version,
+            "exchange_id": self.exchange_id,
+            "content_hash": self.content_hash,
+            "symbols": self._lists(),
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def _lists(self) -> dict[str, list[str]]:
+        return {market.value: [str(symbol) for symbol in self.symbols[market]] for market in Market}
+
+
+def load_universe(version: str, folder: Path) -> Universe:
+    """The released universe of that version.
+
+    Args:
+        version: `v7.3` or `v7_3`.
+        folder: where the universe files and `released.json` lie.
+
+    Raises:
+        UnknownUniverse: no such file, or one that was never released; lists those that are.
+        UniverseChanged: the file's content is not what was released under this name.
+    """
+    version = version.replace("_", ".")
+    released = _released(folder)
+    path = folder / f"{version}.json"
+    if version not in released or not path.is_file():
+        known = ", ".join(sorted(released)) or "none"
+        raise UnknownUniverse(f"there is no released universe {version!r} in {folder}", hint=f"use one of: {known}")
+    universe = _read(path)
+    if universe.version != version or universe.content_hash != released[version]:
+        raise UniverseChanged(
+            f"{path} was changed after its release: {universe.version} {universe.content_hash}, released {released[version]}",
+            hint="restore the file, and release the new set of symbols under a new version",
+        )
+    return universe
+
+
+def release_universe(universe: Universe, folder: Path) -> Path:
+    """Write a new universe file and remember its hash; doing it again with the same content changes nothing.
+
+    Raises:
+        UniverseChanged: this version is released already, with other content.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    released = _released(folder)
+    if released.get(universe.version, universe.content_hash) != universe.content_hash:
+        raise UniverseChanged(
+            f"universe {universe.version} is released already, with other symbols",
+            hint="release these symbols under the next version",
+        )
+    path = folder / f"{universe.version}.json"
+    path.write_text(universe.to_json(), encoding="utf-8")
+    released[universe.version] = universe.content_hash
+    _manifest(folder).write_text(json.dumps(released, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+def _of_market(market: Market, symbols: list[str]) -> tuple[Symbol, ...]:
+    checked = sorted({Symbol(symbol) for symbol in symbols})
+    for symbol in checked:
+        if symbol.market is not market:
+            raise UnknownSymbol(
+                f"{symbol} is no {market} symbol", hint="futures symbols name their settlement: BTC/USDT:USDT"
+            )
+    return tuple(checked)
+
+
+def _read(path: Path) -> Universe:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        symbols = {Market.parse(market): list(names) for market, names in content["symbols"].items()}
+        return Universe.of(content["version"], symbols, content["exchange_id"])
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise UniverseChanged(f"{path} is no universe file: {error!r}", hint="restore the released file") from error
+
+
+def _manifest(folder: Path) -> Path:
+    return folder / "released.json"
+
+
+def _released(folder: Path) -> dict[str, str]:
+    manifest = _manifest(folder)
+    if not manifest.is_file():
+        return {}
+    released: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
+    return released

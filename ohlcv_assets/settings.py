@@ -1,0 +1,115 @@
+"""Every environment variable of the package: its name, default and unit. Nothing else reads the environment.
+
+Lives here: `Settings`, read from variables that begin with `OHLCV_`. Does not: what the values lead to; a
+setting is handed to the code that needs it as an argument.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ohlcv_assets.errors import BadSetting
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _checkout() -> Path | None:
+    """The folder of the checkout that this package runs from; None when it is installed as a wheel."""
+    return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
+def _default_home() -> Path:
+    checkout = _checkout()
+    return checkout / ".ohlcv" if checkout else Path.home() / ".ohlcv"
+
+
+def _default_universes() -> Path:
+    checkout = _checkout()
+    return checkout / "universes" if checkout else _PACKAGE / "universes"
+
+
+class Settings(BaseSettings):
+    """What a deployment may decide; the descriptions are the reference page's text."""
+
+    model_config = SettingsConfigDict(env_prefix="OHLCV_", frozen=True, extra="ignore")
+
+    region: Literal["stockholm", "tokyo"] = Field(
+        "stockholm",
+        description="The deployment: decides the database, the lake's prefix and the code location's name.",
+    )
+    home: Path = Field(default_factory=_default_home, description="Folder of everything that is kept locally.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="postgresql://user:password@host/database of the bars; unset: an embedded server under OHLCV_HOME.",
+    )
+    lake: str | None = Field(
+        None,
+        description="Where the daily Parquet files are: a folder, or s3://bucket/prefix; unset: OHLCV_HOME/lake.",
+    )
+    universe: str = Field("v7.3", description="Version of the universe that is captured.")
+    universes: Path = Field(default_factory=_default_universes, description="Folder of the universe files.")
+    exchange_url: str | None = Field(
+        None,
+        description="http://host:port of a replay exchange; unset: Binance itself. The only difference between the two.",
+    )
+    download_delay_s: float = Field(
+        3.5,
+        gt=0,
+        description="d: a bar that is not there d exchange seconds after its end is fetched by REST.",
+    )
+    stream_lead_s: float = Field(
+        120.0, ge=0, description="How many exchange seconds before its hour a streaming run is started."
+    )
+    stream_overlap_s: float = Field(
+        120.0,
+        ge=0,
+        description="How many exchange seconds after its hour a streaming run stays, overlapping with the next.",
+    )
+    streamed_since: str = Field("2025-01-01", description="First UTC day of the hourly partitions of streamed_bars.")
+    autostart: bool = Field(
+        default=False,
+        description="Whether sensors and schedules are on as soon as the code location is loaded.",
+    )
+    sensor_interval_s: int = Field(30, ge=1, description="Seconds between two ticks of the sensors.")
+    weight_share: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Share of the exchange's request weight a minute that this host may use.",
+    )
+
+    @property
+    def lake_url(self) -> str:
+        """Where the lake's objects of this region are: a folder or s3://bucket/prefix, the region last."""
+        return f"{(self.lake or str(self.home / 'lake')).rstrip('/')}/{self.region}"
+
+    @property
+    def location_name(self) -> str:
+        """The name of Dagster's code location."""
+        return f"ohlcv_{self.region}"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        BadSetting: names each variable that cannot be used, and why.
+    """
+    return read_settings()
+
+
+def read_settings() -> Settings:
+    """The settings as the environment says now (see `settings`)."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"OHLCV_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise BadSetting(
+            wrong, hint="see docs/reference/settings.md for every setting, its default and its unit"
+        ) from error
