@@ -15,11 +15,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from ohlcv_assets.errors import UniverseChanged, UnknownMarket, UnknownSymbol, UnknownUniverse
+from ohlcv_assets.errors import UniverseChanged, UnknownMarket, UnknownSymbol, UnknownUniverse, UsageError
 
 
 class Market(StrEnum):
@@ -58,7 +58,7 @@ class Symbol(str):
         """The text itself, checked."""
         if not _SYMBOL.fullmatch(text):
             raise UnknownSymbol(
-                f"{text!r} is no symbol in the CCXT unified form",
+                f"{text[:80]!r} is no symbol in the CCXT unified form",
                 hint="write BTC/USDT (spot) or BTC/USDT:USDT (futures)",
             )
         return super().__new__(cls, text)
@@ -81,7 +81,7 @@ class Universe:
 
     version: str
     exchange_id: str
-    symbols: Mapping[Market, tuple[Symbol, ...]]
+    symbols: Mapping[Market, tuple[Symbol, ...]] = field(hash=False)  # a mapping has no hash; equality compares it
 
     @classmethod
     def of(cls, version: str, symbols: Mapping[Market, list[str]], exchange_id: str = "binance") -> Universe:
@@ -181,9 +181,19 @@ def _read(path: Path) -> Universe:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         symbols = {Market.parse(market): list(names) for market, names in content["symbols"].items()}
-        return Universe.of(content["version"], symbols, content["exchange_id"])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        universe = Universe.of(content["version"], symbols, content["exchange_id"])
+        shown_hash = content["content_hash"]
+    except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
         raise UniverseChanged(f"{path} is no universe file: {error!r}", hint="restore the released file") from error
+    if shown_hash != universe.content_hash:
+        raise UniverseChanged(
+            f"{path} shows the hash {shown_hash}, and its content has {universe.content_hash}",
+            hint="restore the released file",
+        )
+    return universe
+
+
+_RESTORE_RELEASES = "restore released.json from version control; it is the memory of what each version means"
 
 
 def _manifest(folder: Path) -> Path:
@@ -194,5 +204,11 @@ def _released(folder: Path) -> dict[str, str]:
     manifest = _manifest(folder)
     if not manifest.is_file():
         return {}
-    released: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
+    try:
+        released: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
+        are_hashes = all(content_hash.startswith("sha256:") for content_hash in released.values())
+    except (AttributeError, ValueError) as error:
+        raise UniverseChanged(f"{manifest} cannot be read: {error!r}", hint=_RESTORE_RELEASES) from error
+    if not are_hashes:
+        raise UniverseChanged(f"{manifest} holds what is no content hash", hint=_RESTORE_RELEASES)
     return released

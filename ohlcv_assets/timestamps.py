@@ -21,8 +21,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_ms(moment: datetime) -> int:
-    """UNIX milliseconds of a tz-aware datetime (exact; a naive one raises `NaiveTime`)."""
-    if moment.tzinfo is None:
+    """UNIX milliseconds of a tz-aware datetime, microseconds cut off (a naive one raises `NaiveTime`)."""
+    if moment.utcoffset() is None:  # as Python defines naive: a zone may be there and not know its offset
         raise NaiveTime(f"{moment.isoformat()} has no time zone", hint=f"write {moment.isoformat()}Z for UTC")
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
@@ -33,8 +33,15 @@ def from_ms(timestamp_ms: int) -> datetime:
 
 
 def iso(timestamp_ms: int) -> str:
-    """2025-06-01T00:00Z, with seconds or milliseconds only where there are some."""
-    moment = from_ms(timestamp_ms)
+    """2025-06-01T00:00Z, with seconds or milliseconds only where there are some.
+
+    What lies beyond the years 1 to 9999 (microseconds taken for milliseconds do) is written as a number, so that
+    an error can always name it.
+    """
+    try:
+        moment = from_ms(timestamp_ms)
+    except OverflowError:
+        return f"{timestamp_ms} ms"
     precision = "milliseconds" if timestamp_ms % 1000 else "seconds" if timestamp_ms % MINUTE_MS else "minutes"
     return moment.isoformat(timespec=precision).replace("+00:00", "Z")
 
@@ -131,7 +138,9 @@ class Interval:
         return Interval(start_ms, end_ms) if start_ms < end_ms else None
 
     def split(self, step_ms: int) -> Iterator[Interval]:
-        """Consecutive pieces of at most `step_ms`, in order, that together are the interval."""
+        """Consecutive pieces of at most `step_ms` (above zero), in order, that together are the interval."""
+        if step_ms <= 0:
+            raise UsageError(f"an interval cannot be cut into pieces of {step_ms} ms", hint="give a step above zero")
         for start_ms in range(self.start_ms, self.end_ms, step_ms):
             yield Interval(start_ms, min(start_ms + step_ms, self.end_ms))
 
