@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
 from ohlcv_assets.errors import InvalidBars
 from ohlcv_assets.timestamps import MINUTE_MS, iso
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,25 @@ CAPTURED_SCHEMA: dict[str, pl.DataType] = {
     name: dtype for name, dtype in SCHEMA.items() if name != "knowledge_timestamp"
 }
 SQL_TYPES: dict[str, str] = {column.name: column.sql for column in COLUMNS}
+
+
+def arrow_schema() -> pa.Schema:
+    """The pyarrow schema of a stored bar, with each column's unit and meaning as the field's metadata.
+
+    pyarrow is imported here and not above: a reader that never asks for Arrow does not wait for it.
+    """
+    import pyarrow as pa
+
+    arrow_types = {
+        pl.String(): pa.string(),
+        pl.Int64(): pa.int64(),
+        pl.Float64(): pa.float64(),
+        _UTC_MICROSECONDS: pa.timestamp("us", tz="UTC"),
+    }
+    return pa.schema(
+        pa.field(column.name, arrow_types[column.dtype], metadata={"unit": column.unit, "meaning": column.meaning})
+        for column in COLUMNS
+    )
 
 
 class Channel(StrEnum):
@@ -144,7 +166,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("low_is_lowest", "low is no higher than open, high and close", pl.col("low") <= pl.min_horizontal("open", "high", "close")),
     Invariant("amounts_not_negative", "every volume is finite and not negative", pl.all_horizontal(pl.col(*_AMOUNTS).is_finite() & (pl.col(*_AMOUNTS) >= 0))),
     Invariant("trade_count_not_negative", "trade_count is not negative", pl.col("trade_count") >= 0),
-    Invariant("no_trade_no_volume", "a minute without a trade has no volume", (pl.col("trade_count") > 0) | (pl.col("volume") == 0)),
+    Invariant("no_trade_no_volume", "a minute without a trade has no volume", (pl.col("trade_count") > 0) | ((pl.col("volume") == 0) & (pl.col("quote_volume") == 0))),
     Invariant(
         "taker_part_of_whole",
         "the taker's part is no larger than the whole",
