@@ -14,7 +14,8 @@
         │   ├── NaiveTime · ReversedInterval · UnknownMarket · UnknownSymbol · BadSetting
         │   └── UnknownUniverse · UniverseChanged
         ├── Finding                   the data are not what they must be                   exit 1
-        │   └── InvalidBars · LakeConflict · CorruptFile
+        │   ├── InvalidBars · LakeConflict · CorruptFile
+        │   └── ObjectMissing · DayMissing
         └── Refused                   the exchange, the database or the machine said no    exit 3
 
 Lives here: every error class that the package raises, its exit code, and the table that turns each
@@ -139,6 +140,14 @@ class LakeConflict(Finding):
 
 class CorruptFile(Finding):
     """A file of the lake whose content does not have the hash that it was written with."""
+
+
+class ObjectMissing(Finding):
+    """There is no such object in the lake."""
+
+
+class DayMissing(ObjectMissing):
+    """A UTC day's bars are not in the lake."""
 
 
 class Refused(PermanentError):
