@@ -6,11 +6,12 @@ setting is handed to the code that needs it as an argument.
 
 from __future__ import annotations
 
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ohlcv_assets.errors import BadSetting
@@ -33,44 +34,83 @@ def _default_universes() -> Path:
     return checkout / "universes" if checkout else _PACKAGE / "universes"
 
 
-class Settings(BaseSettings):
-    """What a deployment may decide; the descriptions are the reference page's text."""
+def _absolute(folder: Path) -> Path:
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:  # ~somebody, who is nobody here
+        raise ValueError(str(error)) from error
 
-    model_config = SettingsConfigDict(env_prefix="OHLCV_", frozen=True, extra="ignore")
+
+def _place(text: str) -> str:
+    return text if "://" in text else str(_absolute(Path(text)))
+
+
+def _day(text: str) -> str:
+    return date.fromisoformat(text).isoformat()
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql://")
+    return url
+
+
+# The daemon, the webserver and the runs have different working directories: a relative folder would be several.
+_Folder = Annotated[Path, AfterValidator(_absolute)]
+_Place = Annotated[str, AfterValidator(_place)]
+_Day = Annotated[str, AfterValidator(_day)]
+_PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+
+
+class Settings(BaseSettings):
+    """What a deployment may decide; the descriptions are the reference page's text.
+
+    A variable that is set to nothing counts as not set. No error shows a secret.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="OHLCV_", frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     region: Literal["stockholm", "tokyo"] = Field(
         "stockholm",
         description="The deployment: decides the database, the lake's prefix and the code location's name.",
     )
-    home: Path = Field(default_factory=_default_home, description="Folder of everything that is kept locally.")
-    database_url: SecretStr | None = Field(
+    home: _Folder = Field(default_factory=_default_home, description="Folder of everything that is kept locally.")
+    database_url: _PostgresUrl | None = Field(
         None,
         description="postgresql://user:password@host/database of the bars; unset: an embedded server under OHLCV_HOME.",
     )
-    lake: str | None = Field(
+    lake: _Place | None = Field(
         None,
         description="Where the daily Parquet files are: a folder, or s3://bucket/prefix; unset: OHLCV_HOME/lake.",
     )
     universe: str = Field("v7.3", description="Version of the universe that is captured.")
-    universes: Path = Field(default_factory=_default_universes, description="Folder of the universe files.")
+    universes: _Folder = Field(default_factory=_default_universes, description="Folder of the universe files.")
     exchange_url: str | None = Field(
         None,
+        pattern=r"^https?://[^/\s]+/?$",
         description="http://host:port of a replay exchange; unset: Binance itself. The only difference between the two.",
     )
     download_delay_s: float = Field(
         3.5,
         gt=0,
+        allow_inf_nan=False,
         description="d: a bar that is not there d exchange seconds after its end is fetched by REST.",
     )
     stream_lead_s: float = Field(
-        120.0, ge=0, description="How many exchange seconds before its hour a streaming run is started."
+        120.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How many exchange seconds before its hour a streaming run is started.",
     )
     stream_overlap_s: float = Field(
         120.0,
         ge=0,
+        allow_inf_nan=False,
         description="How many exchange seconds after its hour a streaming run stays, overlapping with the next.",
     )
-    streamed_since: str = Field("2025-01-01", description="First UTC day of the hourly partitions of streamed_bars.")
+    streamed_since: _Day = Field("2025-01-01", description="First UTC day of the hourly partitions of streamed_bars.")
     autostart: bool = Field(
         default=False,
         description="Whether sensors and schedules are on as soon as the code location is loaded.",
