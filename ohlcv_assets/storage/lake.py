@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
+from functools import cached_property
 from typing import Literal
 
 import polars as pl
@@ -118,12 +119,23 @@ class Written:
 
 @dataclass(frozen=True)
 class _Day:
-    """A day on its way into the lake: its key, its bars as they will be stored, and the file that holds them."""
+    """A day on its way into the lake: its key, its bars as they will be stored, and what the file notes of them."""
 
     key: str
     bars: pl.DataFrame
     content_hash: str
-    file: bytes
+    universe_hash: str | None
+
+    @classmethod
+    def of(cls, key: str, captured: pl.DataFrame, universe_hash: str | None) -> _Day:
+        """The day of these canonical bars; the lake knows them from now on."""
+        known = pl.lit(utc_now(), SCHEMA["knowledge_timestamp"])
+        return cls(key, captured.with_columns(knowledge_timestamp=known), content_hash(captured), universe_hash)
+
+    @cached_property
+    def file(self) -> bytes:
+        """The Parquet file: made when it is needed, which it is not for content that is there already."""
+        return encode(self.bars, universe_hash=self.universe_hash)
 
 
 class Lake:
@@ -159,19 +171,13 @@ class Lake:
             LakeConflict: the day is there with other content and `replace` is false, or another writer was faster.
             CorruptFile: the day is there, but damaged, and `replace` is false.
         """
-        frame = _of_day(canonical(bars), signature, day)
-        new = _Day(
-            key=signature.key(day),
-            bars=frame,
-            content_hash=content_hash(frame),
-            file=encode(frame.with_columns(knowledge_timestamp=pl.lit(utc_now(), SCHEMA["knowledge_timestamp"])), universe_hash=universe_hash),
-        )  # fmt: skip
+        new = _Day.of(signature.key(day), _of_day(canonical(bars), signature, day), universe_hash)
         stored = self._store.get(new.key)
         if stored is None:
             if self._put(new, replacing=None):
                 return self._written(new, "created")
             stored = self._read_back(new.key)
-            # The answer to our own PUT was lost: nobody else has written these very bytes.
+            # The answer to our own PUT was lost: nobody else writes these very bytes.
             if stored.content == new.file:
                 return self._written(new, "created")
         return self._second_write(new, stored, replace=replace)
@@ -250,7 +256,7 @@ class Lake:
                 raise
             former = None
         if former is not None and former.content_hash == new.content_hash:
-            return self._written(new, "unchanged", size_bytes=len(stored.content))
+            return self._written(new, "unchanged", stored_bytes=len(stored.content))
         if not replace:
             raise _conflict(location, former, new)
         return self._replace(new, stored, former)
@@ -287,14 +293,14 @@ class Lake:
         new: _Day,
         outcome: Literal["created", "unchanged", "replaced"],
         *,
-        size_bytes: int | None = None,
+        stored_bytes: int | None = None,
         replaced_key: str | None = None,
     ) -> Written:
         return Written(
             key=new.key,
             location=self._store.location(new.key),
             rows=new.bars.height,
-            bytes=len(new.file) if size_bytes is None else size_bytes,
+            bytes=len(new.file) if stored_bytes is None else stored_bytes,
             content_hash=new.content_hash,
             outcome=outcome,
             replaced_key=replaced_key,
