@@ -1,0 +1,246 @@
+"""The bars in PostgreSQL: the first capture stays, a later one that differs becomes a revision beside it.
+
+Lives here: `Database`, the only way in which the package writes or reads bars in PostgreSQL. Does not: the SQL
+(statements.py), sessions and what their errors mean (connections.py), the tables (migrations/), the embedded server
+(local_postgres.py). Frames of `CAPTURED_SCHEMA` come in, frames of `SCHEMA` and `channel` go out.
+
+Recording is one transaction and harmless twice: what is unknown after a lost connection is simply done again. Rows
+go in sorted by their key, so that overlapping writers wait for each other and never deadlock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import polars as pl
+import psycopg
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
+
+from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, VALUES, Channel, validate
+from ohlcv_assets.errors import DatabaseUnavailable, InvalidBars
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.settings import Settings
+from ohlcv_assets.storage import statements
+from ohlcv_assets.storage.connections import Role, T, conninfo, persistently, translated
+from ohlcv_assets.storage.local_postgres import bars_url
+from ohlcv_assets.storage.migrate import apply_migrations, migrations
+from ohlcv_assets.timestamps import DAY_MS, Interval, iso, to_ms
+
+#: Up to here rows travel as parameters of one statement; beyond, COPY is faster.
+_ROWS_AS_PARAMETERS = 5_000
+_ROWS_A_COPY = 50_000
+#: How long a statement waits for a server that restarts.
+_PATIENCE_S = 60.0
+_SORTED = ("timestamp", "market", "symbol")
+
+
+class Recorded(NamedTuple):
+    """What became of the bars given to `Database.record`; the three add up to their number."""
+
+    inserted: int
+    same: int
+    revised: int
+
+
+class Database:
+    """A database of bars. It connects when it is first used, and again after every loss; threads may share it.
+
+    Args:
+        url: postgresql://user:password@host:port/database; the user may take the roles of migrations/.
+        patience_s: how many seconds an unavailable server is waited for, in each call.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = _PATIENCE_S) -> None:
+        self._url = url
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._writer: psycopg.Connection | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> Database:
+        """The database of these settings, its server started and its tables made or brought up to date.
+
+        Raises:
+            DatabaseUnavailable: the server does not start or answer.
+            Refused: the user may not create the tables, or they are not of this version.
+        """
+        database = cls(bars_url(settings))
+        database.migrate()
+        return database
+
+    def migrate(self) -> list[str]:
+        """Apply the migrations that the database does not have; returns their names, in order.
+
+        Raises:
+            Refused: an applied migration was changed, or is of a later version of the package.
+        """
+        return persistently(self._migrated, patience_s=self._patience_s)
+
+    def record(self, bars: pl.DataFrame, *, channel: Channel, run_id: str, reason: str = "capture") -> Recorded:
+        """Store captured bars: new keys are inserted, values that differ from the latest known become revisions.
+
+        Args:
+            bars: `CAPTURED_SCHEMA`, any number of rows in any order; a knowledge_timestamp is ignored, for the
+                database sets its own.
+            channel: how they came.
+            run_id: of the run that captured them.
+            reason: why a revision is made; stored with it.
+
+        Returns:
+            How many were new, the same and different. A batch whose acknowledgement was lost is recorded again, and
+            then counts as the same.
+
+        Raises:
+            InvalidBars: a broken invariant, or two bars of one key that differ; nothing was stored.
+            DatabaseUnavailable: still unavailable after `patience_s`.
+        """
+        ready = _ready(bars)
+        if ready.is_empty():
+            return Recorded(0, bars.height, 0)
+        origin = {"channel": str(channel), "run_id": run_id, "reason": reason}
+        inserted, revised = persistently(lambda: self._recorded(ready, origin), patience_s=self._patience_s)
+        return Recorded(inserted, bars.height - inserted - revised, revised)
+
+    def read(
+        self,
+        market: Market,
+        interval: Interval,
+        *,
+        symbols: Sequence[str] | None = None,
+        as_of: datetime | None = None,
+    ) -> pl.DataFrame:
+        """The bars whose minute begins in the interval, with the latest values, or those known at `as_of`.
+
+        Args:
+            market: the one market to read.
+            interval: half-open, of bar starts.
+            symbols: only these; None for all.
+            as_of: tz-aware; what was stored later is not seen.
+
+        Returns:
+            `SCHEMA`, then `channel` (String): one row a bar, sorted by (symbol, timestamp); timestamps are bar starts in
+            UNIX milliseconds.
+
+        Raises:
+            NaiveTime: `as_of` has no time zone.
+        """
+        if as_of is not None:
+            to_ms(as_of)  # refuses a naive one
+        return self._fetched(statements.read(market, interval, symbols, as_of)).sort("symbol", "timestamp")
+
+    def keys(self, market: Market, interval: Interval) -> pl.DataFrame:
+        """What is stored already: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
+        return self._fetched(statements.keys(market, interval)).sort("symbol", "timestamp")
+
+    def revisions(self, market: Market, interval: Interval) -> pl.DataFrame:
+        """Every later capture that differed, oldest first: `SCHEMA`, then `channel, run_id, reason, revision`."""
+        return self._fetched(statements.revisions(market, interval)).sort("revision")
+
+    def close(self) -> None:
+        """End the session; the next call begins a new one."""
+        with self._lock:
+            self._disconnect()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Writing ----------------------------------------------------------------------------------------------------
+
+    def _migrated(self) -> list[str]:
+        with translated(), psycopg.connect(conninfo(self._url, Role.OWNER), autocommit=True) as connection:
+            return apply_migrations(connection, migrations())
+
+    def _recorded(self, ready: pl.DataFrame, origin: dict[str, str]) -> tuple[int, int]:
+        def transaction(connection: psycopg.Connection) -> tuple[int, int]:
+            days = {"day_starts_ms": (ready["timestamp"] // DAY_MS * DAY_MS).unique().sort().to_list()}
+            connection.execute(statements.ENSURE_PARTITIONS, days)
+            with connection.transaction():
+                few = ready.height <= _ROWS_AS_PARAMETERS
+                return _stored_few(connection, ready, origin) if few else _stored_many(connection, ready, origin)
+
+        return self._written(transaction)
+
+    def _written(self, action: Callable[[psycopg.Connection], T]) -> T:
+        with self._lock:
+            try:
+                with translated():
+                    if self._writer is None:
+                        self._writer = psycopg.connect(conninfo(self._url, Role.WRITER), autocommit=True)
+                    return action(self._writer)
+            except DatabaseUnavailable:
+                self._disconnect()
+                raise
+
+    def _disconnect(self) -> None:
+        if self._writer is not None:
+            with suppress(psycopg.Error):
+                self._writer.close()
+            self._writer = None
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    def _fetched(self, statement: sql.Composed) -> pl.DataFrame:
+        text = statement.as_string(None)
+
+        def fetched() -> pl.DataFrame:
+            with (
+                translated(),
+                dbapi.connect(conninfo(self._url, Role.READER), autocommit=True) as connection,
+                connection.cursor() as cursor,
+            ):
+                cursor.execute(text)
+                return pl.DataFrame(cursor.fetch_arrow_table())
+
+        return persistently(fetched, patience_s=self._patience_s)
+
+
+def _ready(bars: pl.DataFrame) -> pl.DataFrame:
+    """The bars checked, each key once, in the order of the key."""
+    if "end_download_timestamp" not in bars.columns:
+        raise InvalidBars("these bars have no end_download_timestamp", hint="say when the answer entered the process")
+    frame = validate(bars).select(list(CAPTURED_SCHEMA)).unique((*KEY, *VALUES), keep="first", maintain_order=True)
+    if frame["end_download_timestamp"].null_count():
+        raise InvalidBars("a bar has no end_download_timestamp", hint="say when the answer entered the process")
+    twice = frame.filter(pl.struct(*KEY).is_duplicated())
+    if not twice.is_empty():
+        first = twice.row(0, named=True)
+        raise InvalidBars(
+            f"two different bars of {first['symbol']} at {iso(first['timestamp'])} in one batch",
+            hint="record one capture at a time",
+        )
+    return frame.sort(*_SORTED)
+
+
+def _stored_few(connection: psycopg.Connection, ready: pl.DataFrame, origin: dict[str, str]) -> tuple[int, int]:
+    return _stored(connection, ready, statements.FROM_ARRAYS, origin | ready.to_dict(as_series=False))
+
+
+def _stored_many(connection: psycopg.Connection, ready: pl.DataFrame, origin: dict[str, str]) -> tuple[int, int]:
+    connection.execute(statements.STAGE)
+    with connection.cursor() as cursor, cursor.copy(statements.COPY) as copy:
+        for rows in ready.iter_slices(_ROWS_A_COPY):
+            copy.write(rows.write_csv(include_header=False, datetime_format="%Y-%m-%d %H:%M:%S%.6f+00"))
+    return _stored(connection, ready, statements.FROM_STAGE, dict(origin))
+
+
+def _stored(
+    connection: psycopg.Connection, ready: pl.DataFrame, source: sql.Composed, parameters: dict[str, Any]
+) -> tuple[int, int]:
+    inserted = connection.execute(statements.insert(source), parameters).rowcount
+    if inserted == ready.height:
+        return inserted, 0
+    # A statement of its own, after the lock: only so does it see what writers that were waited for have committed.
+    connection.execute(statements.TAKE_TURNS)
+    if source is statements.FROM_STAGE:
+        connection.execute(statements.ANALYZE)
+    span = {"first_ms": ready["timestamp"].min(), "last_ms": ready["timestamp"].max()}
+    revised = connection.execute(statements.revise(source), parameters | span).rowcount
+    return inserted, revised
