@@ -15,3 +15,21 @@ The way of the data, and the module that each step lives in:
 Around it: replay/ is a local exchange that speaks Binance's protocol; orchestration/ and definitions.py are Dagster;
 platform/ starts and stops the servers; cli/ is the program `ohlcv`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ohlcv_assets.client import OhlcvClient
+
+__all__ = ["OhlcvClient"]
+
+
+def __getattr__(name: str) -> object:
+    """`OhlcvClient`, imported when it is first asked for: importing the package itself stays cheap."""
+    if name in __all__:
+        from ohlcv_assets import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

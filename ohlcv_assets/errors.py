@@ -15,7 +15,7 @@
         │   └── UnknownUniverse · UniverseChanged
         ├── Finding                   the data are not what they must be                   exit 1
         │   ├── InvalidBars · LakeConflict · CorruptFile
-        │   └── ObjectMissing · DayMissing
+        │   └── ObjectMissing · DayMissing · NoBars
         └── Refused                   the exchange, the database or the machine said no    exit 3
 
 Lives here: every error class that the package raises, its exit code, and the table that turns each
@@ -148,6 +148,10 @@ class ObjectMissing(Finding):
 
 class DayMissing(ObjectMissing):
     """A UTC day's bars are not in the lake."""
+
+
+class NoBars(Finding):
+    """Nothing of what a reader asked for is stored."""
 
 
 class Refused(PermanentError):
