@@ -1,1 +1,38 @@
-"""cli."""
+"""The program `ohlcv`: one command a file, each importing what it needs only when it is called.
+
+Lives here: the list of commands and how an error is told: one form, on stderr, with the error's own exit code. Does not:
+any command's body.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ohlcv_assets.cli.replay import replay
+from ohlcv_assets.errors import OhlcvError
+
+app = typer.Typer(
+    name="ohlcv",
+    help="One-minute OHLCV bars of Binance, captured twice and compared bar for bar.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _program() -> None:
+    """One-minute OHLCV bars of Binance, captured twice and compared bar for bar."""
+
+
+app.command()(replay)
+
+
+def main() -> None:
+    """Run the program; an error of ours becomes a message on stderr and its exit code."""
+    try:
+        app()
+    except OhlcvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error

@@ -1,0 +1,181 @@
+"""Binance's REST paths: ping, time, exchangeInfo and klines of spot, USD-M and (without symbols) COIN-M.
+
+Lives here: HTTP. Every request is charged its weight before it is looked at, so that a refused one costs as well; every
+answer carries the used weight and, which Binance never sends, `X-Replay-Speed`. Does not: which rows an
+answer holds (klines.py), or what a minute allows (weights.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.replay.clock import ReplayClock
+from ohlcv_assets.replay.klines import ApiError, limit_of, page, read_query
+from ohlcv_assets.replay.listing import ListingDocument, futures_listing, spot_listing
+from ohlcv_assets.replay.script import Script
+from ohlcv_assets.replay.tape import MarketTape
+from ohlcv_assets.replay.truth import empty_frame
+from ohlcv_assets.replay.weights import Verdict, WeightPool, futures_klines_weight
+
+SPEED_HEADER = "X-Replay-Speed"
+
+#: Weight a minute of each pool; USD-M and COIN-M draw from one.
+LIMITS: dict[Market, int] = {Market.SPOT: 6000, Market.FUTURES: 2400}
+
+_Parameters = Mapping[str, str]
+_Weight = Callable[[_Parameters], int]
+
+
+@dataclass(frozen=True)
+class _Venue:
+    """One of Binance's REST hosts: its path prefix, its bars, what it lists, and what its requests cost."""
+
+    prefix: str
+    market: Market | None
+    tape: MarketTape
+    listing: ListingDocument
+    pool: WeightPool
+    listing_weight: int
+    klines_weight: _Weight
+    used_weight_headers: tuple[str, ...]
+
+
+_Answering = Callable[[_Venue, _Parameters, int], bytes]
+
+
+class RestApi:
+    """The REST side of the exchange.
+
+    Args:
+        tapes: the bars of each market.
+        clock: the exchange's clock.
+        script: what may go wrong.
+    """
+
+    def __init__(self, tapes: Mapping[Market, MarketTape], clock: ReplayClock, script: Script) -> None:
+        self._clock = clock
+        self._script = script
+        self.pools = {market: WeightPool(limit) for market, limit in LIMITS.items()}
+        self._venues = [_spot(tapes, self.pools), _usd_m(tapes, self.pools), _coin_m(self.pools)]
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put every path of every venue into the application."""
+        for venue in self._venues:
+            for name, weight, answer in (
+                ("ping", _constant(1), self._ping),
+                ("time", _constant(1), self._time),
+                ("exchangeInfo", _constant(venue.listing_weight), self._exchange_info),
+                ("klines", venue.klines_weight, self._klines),
+                *((("uiKlines", venue.klines_weight, self._klines),) if venue.market is Market.SPOT else ()),
+            ):
+                app.router.add_get(f"{venue.prefix}/{name}", self._handler(venue, weight, answer))
+        app.on_response_prepare.append(self._say_the_speed)
+
+    def _handler(
+        self, venue: _Venue, weight: _Weight, answer: _Answering
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            now_ms = self._clock.now_ms()
+            verdict = venue.pool.charge(weight(request.query), now_ms)
+            headers = dict.fromkeys(venue.used_weight_headers, str(verdict.used))
+            if verdict.status != 200:
+                return _refusal(verdict, venue.pool.limit, headers)
+            fault = self._script.rest_fault(venue.market, request.path, now_ms)
+            if fault is not None:
+                return web.Response(status=fault.status, body=fault.body, headers={**headers, **fault.headers})
+            try:
+                return _json(answer(venue, request.query, now_ms), headers)
+            except ApiError as error:
+                return _json(_error(error.code, error.message), headers, status=400)
+
+        return handle
+
+    async def _say_the_speed(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[SPEED_HEADER] = f"{self._clock.speed:g}"
+
+    def _ping(self, _venue: _Venue, _parameters: _Parameters, _now_ms: int) -> bytes:
+        return b"{}"
+
+    def _time(self, _venue: _Venue, _parameters: _Parameters, now_ms: int) -> bytes:
+        return b'{"serverTime":%d}' % now_ms
+
+    def _exchange_info(self, venue: _Venue, _parameters: _Parameters, now_ms: int) -> bytes:
+        return venue.listing.at(now_ms)
+
+    def _klines(self, venue: _Venue, parameters: _Parameters, now_ms: int) -> bytes:
+        query = read_query(parameters, venue.tape)
+        return f"[{','.join(page(query, venue.tape, self._script, now_ms))}]".encode()
+
+
+def _spot(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool]) -> _Venue:
+    tape = tapes[Market.SPOT]
+    return _Venue(
+        prefix="/api/v3",
+        market=Market.SPOT,
+        tape=tape,
+        listing=ListingDocument(spot_listing(tape)),
+        pool=pools[Market.SPOT],
+        listing_weight=20,
+        klines_weight=_constant(2),
+        used_weight_headers=("X-MBX-USED-WEIGHT", "X-MBX-USED-WEIGHT-1M"),
+    )
+
+
+def _usd_m(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool]) -> _Venue:
+    tape = tapes[Market.FUTURES]
+    return _Venue(
+        prefix="/fapi/v1",
+        market=Market.FUTURES,
+        tape=tape,
+        listing=ListingDocument(futures_listing(tape)),
+        pool=pools[Market.FUTURES],
+        listing_weight=1,
+        klines_weight=_by_limit,
+        used_weight_headers=("X-MBX-USED-WEIGHT-1M",),
+    )
+
+
+def _coin_m(pools: Mapping[Market, WeightPool]) -> _Venue:
+    """COIN-M lists nothing here; it is there because stock clients ask for it, and its requests cost USD-M's weight."""
+    tape = MarketTape(Market.FUTURES, empty_frame())
+    return _Venue(
+        prefix="/dapi/v1",
+        market=None,
+        tape=tape,
+        listing=ListingDocument(futures_listing(tape)),
+        pool=pools[Market.FUTURES],
+        listing_weight=1,
+        klines_weight=_by_limit,
+        used_weight_headers=("X-MBX-USED-WEIGHT-1M",),
+    )
+
+
+def _constant(weight: int) -> _Weight:
+    return lambda _parameters: weight
+
+
+def _by_limit(parameters: _Parameters) -> int:
+    return futures_klines_weight(limit_of(parameters))
+
+
+def _refusal(verdict: Verdict, limit: int, headers: Mapping[str, str]) -> web.Response:
+    """429 or 418, with the seconds of the exchange's clock to stay away."""
+    if verdict.status == 418:
+        message = f"Way too much request weight used; IP banned until {verdict.banned_until_ms}. Please use WebSocket Streams for live updates to avoid bans."
+    else:
+        message = f"Too much request weight used; current limit is {limit} request weight per 1 MINUTE. Please use WebSocket Streams for live updates to avoid polling the API."
+    retry = {"Retry-After": str(verdict.retry_after_s)}
+    return _json(_error(-1003, message), {**headers, **retry}, status=verdict.status)
+
+
+def _error(code: int, message: str) -> bytes:
+    return json.dumps({"code": code, "msg": message}).encode()
+
+
+def _json(body: bytes, headers: Mapping[str, str], status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json", charset="utf-8")
