@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.errors import OhlcvError
 
@@ -27,6 +28,7 @@ def _program() -> None:
 
 
 app.command()(replay)
+app.add_typer(database, name="db")
 
 
 def main() -> None:

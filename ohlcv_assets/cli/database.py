@@ -1,0 +1,75 @@
+"""`ohlcv db`: start, stop and look at the local PostgreSQL server, and make the tables.
+
+Lives here: what a person types and reads. Does not: the supervisor (storage/local_postgres.py) or the migrations
+(storage/migrate.py). Nothing of the storage is imported before a command runs, so that `ohlcv --help` stays fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ohlcv_assets.settings import settings
+
+if TYPE_CHECKING:
+    from ohlcv_assets.storage.local_postgres import LocalPostgres, PostgresStatus
+
+app = typer.Typer(help="The PostgreSQL server of the bars and of Dagster.", no_args_is_help=True)
+
+
+@app.command()
+def start() -> None:
+    """Start the local server, or find it running; it stays up until `ohlcv db stop`."""
+    local = _local()
+    local.up()
+    typer.echo(_described(local.status()))
+
+
+@app.command()
+def stop() -> None:
+    """Stop the local server: sessions are cut, what was committed stays."""
+    typer.echo("PostgreSQL is stopped" if _local().down() else "PostgreSQL was not running")
+
+
+@app.command()
+def status() -> None:
+    """Say whether the server answers and where its data are; exit code 3 when the bars' server does not answer."""
+    given = settings().database_url is not None
+    if given:
+        typer.echo(f"the bars are where OHLCV_DATABASE_URL says: PostgreSQL {_given_version()} answers")
+    seen = _local().status()
+    typer.echo(_described(seen))
+    raise typer.Exit(0 if given or seen.running else 3)
+
+
+@app.command()
+def migrate() -> None:
+    """Make the tables of the bars, or bring them up to date; the local server is started for it."""
+    from ohlcv_assets.storage.database import Database
+    from ohlcv_assets.storage.local_postgres import bars_url
+
+    with Database(bars_url(settings())) as database:
+        applied = database.migrate()
+    typer.echo(f"applied: {', '.join(applied)}" if applied else "the tables are up to date")
+
+
+def _local() -> LocalPostgres:
+    from ohlcv_assets.storage.local_postgres import LocalPostgres
+
+    return LocalPostgres(settings().home)
+
+
+def _given_version() -> str:
+    from ohlcv_assets.storage.database import Database
+    from ohlcv_assets.storage.local_postgres import bars_url
+
+    with Database(bars_url(settings())) as database:
+        return database.server_version()
+
+
+def _described(seen: PostgresStatus) -> str:
+    state = "does not run"
+    if seen.running:
+        state = f"{seen.version} answers on 127.0.0.1:{seen.port} (process {seen.pid})"
+    return f"the local PostgreSQL {state}\nits data are in {seen.data_directory}"
