@@ -114,7 +114,7 @@ class OhlcvClient:
             bars = self._daily(Market.parse(market), interval, wanted, known_by)
         if bars.is_empty():
             raise _nothing(source, wanted, interval, known_by)
-        return bars.sort("symbol", "timestamp").with_columns(_ends()).select(shape)
+        return bars.sort("symbol", "timestamp").with_columns(**_ends()).select(shape)
 
     @cached_property
     def _universe(self) -> Universe:

@@ -1,0 +1,394 @@
+"""Promises of the client: exactly the stored bars of [start, end), labelled as asked, from either store."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import polars as pl
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ohlcv_assets import OhlcvClient
+from ohlcv_assets.bars import VALUES, Channel
+from ohlcv_assets.client import READABLE
+from ohlcv_assets.clock import utc_now
+from ohlcv_assets.errors import (
+    CorruptFile,
+    DayMissing,
+    NaiveTime,
+    NoBars,
+    ReversedInterval,
+    UnknownMarket,
+    UnknownSymbol,
+    UsageError,
+)
+from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
+from ohlcv_assets.settings import Settings
+from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, from_ms, iso, parse_time
+from ohlcv_assets_tests.builders import bars, corrupted
+
+BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
+FIRST_DAY, LAST_DAY = date(2025, 6, 1), date(2025, 6, 2)
+NOON_MS = parse_time("2025-06-01T12:00Z")
+#: The exchange halted for five minutes: these bars are in no store.
+HALT = Interval(NOON_MS, NOON_MS + 5 * MINUTE_MS)
+_START_MS = parse_time("2025-06-01")
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Two days of two futures symbols, less a halt."""
+    return bars((BTC, ETH), minutes=2 * 1_440).filter(~pl.col("timestamp").is_in(list(HALT.minutes)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, truth):
+    """Settings with a universe of three symbols, and a lake that holds the two days of futures."""
+    home = tmp_path_factory.mktemp("client")
+    symbols = {Market.SPOT: ["BTC/USDT"], Market.FUTURES: [BTC, ETH, "SOL/USDT:USDT"]}
+    universe = Universe.of("v1.0", symbols)
+    release_universe(universe, home / "universes")
+    place = Settings(
+        home=home, universe="v1.0", universes=home / "universes", lake=str(home / "lake"), region="tokyo"
+    )
+    lake, signature = Lake(place.lake_url), Signature.daily(Market.FUTURES, universe)
+    for day in (FIRST_DAY, LAST_DAY):
+        whole_day = Interval.of_day(day)
+        lake.write_day(signature, day, truth.filter(pl.col("timestamp").is_in(list(whole_day.minutes))))
+    return place
+
+
+@pytest.fixture(scope="module")
+def client(place):
+    """A client of the lake."""
+    return OhlcvClient(place)
+
+
+@pytest.fixture
+def streamed(place, database, database_url, truth):
+    """A client of a database that holds the first hour of the same bars."""
+    database.record(
+        truth.filter(pl.col("timestamp") < _START_MS + 60 * MINUTE_MS), channel=Channel.WEBSOCKET, run_id="a"
+    )
+    with OhlcvClient(
+        place.model_copy(update={"database_url": Settings(database_url=database_url).database_url})
+    ) as opened:
+        yield opened
+
+
+def expected(truth, symbols, interval):
+    """What the stores hold of these symbols in the interval, by brute force."""
+    inside = [timestamp_ms in interval for timestamp_ms in truth["timestamp"]]
+    return truth.filter(pl.Series(inside) & pl.col("symbol").is_in(symbols)).sort("symbol", "timestamp")
+
+
+@given(
+    st.sampled_from([[BTC], [ETH], [ETH, BTC], [BTC, ETH, BTC]]),
+    st.integers(0, 2 * DAY_MS - 1),
+    st.integers(1, 2 * DAY_MS),
+)
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_exactly_the_bars_of_the_interval_are_read(client, truth, symbols, offset_ms, length_ms):
+    """A stored bar is in the answer if and only if its start lies in [start, end), bit for bit, sorted, once."""
+    interval = Interval(_START_MS + offset_ms, min(_START_MS + offset_ms + length_ms, _START_MS + 2 * DAY_MS))
+    stored = expected(truth, symbols, interval)
+    if stored.is_empty():
+        with pytest.raises(NoBars):
+            client.read(symbols, iso(interval.start_ms), iso(interval.end_ms), market="futures")
+        return
+    read = client.read(symbols, from_ms(interval.start_ms), from_ms(interval.end_ms), market="futures")
+    assert read.columns == ["interval_end", "symbol", *VALUES]
+    assert read.select("symbol", *VALUES).equals(stored.select("symbol", *VALUES))
+    assert (read["interval_end"].cast(pl.Int64) - MINUTE_MS).equals(stored["timestamp"].alias("interval_end"))
+
+
+def test_a_bar_is_labelled_by_its_end(client):
+    """The first bar of a day ends at one minute past midnight, and that is its label unless another is asked for."""
+    read = client.read(BTC, "2025-06-01", "2025-06-02", market="futures")
+    assert read.schema["interval_end"] == pl.Datetime("ms", "UTC")
+    assert read["interval_end"][0] == datetime(2025, 6, 1, 0, 1, tzinfo=UTC)
+    assert read["interval_end"][-1] == datetime(2025, 6, 2, tzinfo=UTC)
+
+
+def test_a_bar_is_labelled_by_its_start_where_asked(client):
+    """With label="start" the same bars carry their start, and nothing else about the answer changes."""
+    by_end = client.read(BTC, "2025-06-01", "2025-06-02", market="futures")
+    by_start = client.read(BTC, "2025-06-01", "2025-06-02", market="futures", label="start")
+    assert by_start.columns[0] == "interval_start"
+    assert by_start["interval_start"][0] == datetime(2025, 6, 1, tzinfo=UTC)
+    assert by_start.drop("interval_start").equals(by_end.drop("interval_end"))
+
+
+def test_both_ends_and_any_column_can_be_read(client, truth):
+    """Every readable column can be asked for, in the caller's order, and both ends are a minute apart."""
+    asked = ["close", "interval_start", "interval_end", "timestamp", "close", "knowledge_timestamp"]
+    read = client.read([BTC], "2025-06-01", "2025-06-02", market="futures", columns=asked)
+    assert read.columns == ["interval_end", "symbol", "close", "interval_start", "timestamp", "knowledge_timestamp"]
+    assert set(read["interval_end"] - read["interval_start"]) == {timedelta(minutes=1)}
+    everything = client.read([BTC], "2025-06-01", "2025-06-02", market="futures", columns=READABLE)
+    assert set(everything.columns) == set(READABLE)
+
+
+def test_a_bar_that_is_not_stored_is_never_made_up(client):
+    """The minutes of a halt are absent from the answer: no row, no null, nothing carried forward."""
+    read = client.read([BTC, ETH], "2025-06-01T11:55Z", "2025-06-01T12:10Z", market="futures", label="start")
+    assert read.height == 2 * (15 - 5)
+    assert not set(read["interval_start"].cast(pl.Int64)) & set(HALT.minutes)
+    assert read.null_count().sum_horizontal().item() == 0
+    with pytest.raises(NoBars, match=r"2025-06-01T12:00Z, 2025-06-01T12:05Z"):
+        client.read(BTC, from_ms(HALT.start_ms), from_ms(HALT.end_ms), market="futures")
+
+
+def test_times_mean_the_same_in_every_zone_and_form(client):
+    """A text, a datetime in UTC and one in another zone that name the same moments give the same bars."""
+    tokyo = timezone(timedelta(hours=9))
+    answers = [
+        client.read(BTC, start, end, market=Market.FUTURES)
+        for start, end in [
+            ("2025-06-01", "2025-06-01T01:00Z"),
+            ("2025-06-01T09:00+09:00", "2025-06-01T10:00+09:00"),
+            (datetime(2025, 6, 1, tzinfo=UTC), datetime(2025, 6, 1, 1, tzinfo=UTC)),
+            (datetime(2025, 6, 1, 9, tzinfo=tokyo), datetime(2025, 6, 1, 10, tzinfo=tokyo)),
+        ]
+    ]
+    assert all(answer.equals(answers[0]) for answer in answers)
+    assert answers[0].height == 60
+
+
+@pytest.mark.parametrize("naive", ["2025-06-01T06:00", datetime(2025, 6, 1, 6)])  # noqa: DTZ001
+def test_a_naive_time_is_refused(client, naive):
+    """A time without a zone is refused wherever it stands."""
+    asked = [(naive, "2025-06-02", None), ("2025-06-01", naive, None), ("2025-06-01", "2025-06-02", naive)]
+    for start, end, as_of in asked:
+        with pytest.raises(NaiveTime):
+            client.read(BTC, start, end, market="futures", as_of=as_of)
+
+
+def test_what_is_no_time_is_refused(client):
+    """A date object or a number is no moment, and the error shows one."""
+    for start in (FIRST_DAY, 1_748_736_000_000):
+        with pytest.raises(UsageError, match="tz-aware"):
+            client.read(BTC, start, "2025-06-02", market="futures")
+
+
+@pytest.mark.parametrize("end", ["2025-06-01", "2025-05-31T23:59Z"])
+def test_a_reversed_or_empty_interval_is_refused(client, end):
+    """An end that is not after the start is a mistake, and never an empty answer."""
+    with pytest.raises(ReversedInterval):
+        client.read(BTC, "2025-06-01", end, market="futures")
+
+
+@pytest.mark.parametrize(
+    ("market", "name", "nearest"),
+    [
+        ("futures", "BTC/USDT", BTC),
+        ("futures", "BTCUSDT", BTC),
+        ("futures", "eth/usdt:usdt", ETH),
+        ("futures", "ETC/USDT:USDT", ETH),
+        ("spot", BTC, "BTC/USDT"),
+        ("spot", "XBT/USDT", "BTC/USDT"),
+        ("spot", "../../etc/passwd", "symbols()"),
+    ],
+)
+def test_an_unknown_symbol_is_told_its_nearest_names(client, market, name, nearest):
+    """A symbol that the universe lacks is named, and the hint holds the one that was probably meant."""
+    with pytest.raises(UnknownSymbol) as refused:
+        client.read([name], "2025-06-01", "2025-06-02", market=market)
+    assert repr(name) in refused.value.message
+    assert nearest in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"symbols": []}, UsageError),
+        ({"market": "margin"}, UnknownMarket),
+        ({"source": "weekly"}, UsageError),
+        ({"label": "middle"}, UsageError),
+        ({"columns": ["price"]}, UsageError),
+        ({"columns": ["clos"]}, UsageError),
+    ],
+)
+def test_what_cannot_be_meant_is_one_clear_error(client, asked, error):
+    """Nothing is read when a part of the question makes no sense, and the error says what would."""
+    question = {"symbols": [BTC], "start": "2025-06-01", "end": "2025-06-02", "market": "futures", **asked}
+    with pytest.raises(error) as refused:
+        client.read(**question)
+    assert refused.value.hint is not None
+
+
+def test_a_mistyped_column_is_told_its_nearest_name(client):
+    """The hint for a column that is not there is the column that was meant."""
+    with pytest.raises(UsageError) as refused:
+        client.read(BTC, "2025-06-01", "2025-06-02", market="futures", columns=["quote_volum"])
+    assert refused.value.hint == "use quote_volume"
+
+
+def test_the_days_that_are_not_there_are_named(client):
+    """An interval that reaches beyond the stored days is refused, whatever part of it is stored."""
+    with pytest.raises(DayMissing, match="date=2025-06-03"):
+        client.read(BTC, "2025-06-02", "2025-06-03T00:01Z", market="futures")
+    with pytest.raises(DayMissing, match=r"date=2025-05-30.* and 1 more"):
+        client.read(BTC, "2025-05-30", "2025-06-02", market="futures")
+
+
+def test_a_symbol_without_bars_is_nothing_there(client):
+    """A known symbol of which the stored day has no bar is an error that names it."""
+    with pytest.raises(NoBars, match="SOL/USDT:USDT"):
+        client.read("SOL/USDT:USDT", "2025-06-01", "2025-06-02", market="futures")
+
+
+def test_regions_do_not_see_each_other(place):
+    """What one region stored, another does not read."""
+    elsewhere = OhlcvClient(place.model_copy(update={"region": "stockholm"}))
+    with pytest.raises(DayMissing):
+        elsewhere.read(BTC, "2025-06-01", "2025-06-02", market="futures")
+
+
+def test_the_universe_can_be_listed(client):
+    """The symbols that can be asked for are those of the universe."""
+    assert client.symbols("futures") == [BTC, ETH, "SOL/USDT:USDT"]
+    assert client.symbols(Market.SPOT) == ["BTC/USDT"]
+
+
+def test_a_damaged_day_is_never_read_whole(place, tmp_path):
+    """All symbols of a day are checked against the hash that they were written with."""
+    universe = load_universe("v1.0", place.universes)
+    symbols = [str(symbol) for symbol in universe.symbols[Market.FUTURES]]
+    damaged = place.model_copy(update={"lake": str(tmp_path)})
+    written = Lake(damaged.lake_url).write_day(Signature.daily(Market.FUTURES, universe), FIRST_DAY, bars(symbols))
+    path = Path(written.location)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptFile):
+        OhlcvClient(damaged).read(symbols, "2025-06-01", "2025-06-02", market="futures")
+
+
+def test_a_day_is_known_from_when_it_was_written(client):
+    """Before the lake had the day nothing was known of it; from then on everything."""
+    asked = {"symbols": BTC, "start": "2025-06-01", "end": "2025-06-02", "market": "futures"}
+    read = client.read(**asked, as_of=utc_now())
+    assert read.equals(client.read(**asked))
+    with pytest.raises(NoBars, match="was written at"):
+        client.read(**asked, as_of="2025-06-02")
+
+
+def test_both_stores_give_the_same_answer(client, streamed):
+    """The same bars, read from the lake and from the database, are equal frames."""
+    asked = {"symbols": [BTC, ETH], "start": "2025-06-01T00:10Z", "end": "2025-06-01T00:50Z", "market": "futures"}
+    daily, live = client.read(**asked), streamed.read(**asked, source="streamed")
+    assert daily.height == 2 * 40
+    assert daily.equals(live)
+    assert daily.schema == live.schema
+
+
+def test_the_past_is_read_as_it_was_known(streamed, database, truth):
+    """A revision changes what is read from then on, and not what was known before; before the first bar: nothing."""
+    asked = {
+        "symbols": BTC,
+        "start": "2025-06-01",
+        "end": "2025-06-01T00:05Z",
+        "market": "futures",
+        "source": "streamed",
+    }
+    before = streamed.read(**asked)
+    between = utc_now()
+    first_five = expected(truth, [BTC], Interval(_START_MS, _START_MS + 5 * MINUTE_MS))
+    higher = first_five["high"][2] + 0.01
+    database.record(corrupted(first_five, 2, "high", higher), channel=Channel.REST, run_id="b", reason="repair")
+    assert streamed.read(**asked)["high"][2] == higher
+    assert streamed.read(**asked, as_of=between).equals(before)
+    assert streamed.read(**asked, as_of=utc_now())["high"][2] == higher
+    with pytest.raises(NoBars, match="known at"):
+        streamed.read(**asked, as_of="2025-06-01T00:30Z")
+
+
+def test_nothing_streamed_is_one_clear_error(streamed):
+    """An hour that was never streamed is an error that names the source, the symbol and the interval."""
+    with pytest.raises(NoBars, match=r"no streamed bar of BTC/USDT:USDT in \[2025-06-01T06:00Z, 2025-06-01T07:00Z\)"):
+        streamed.read(BTC, "2025-06-01T06:00Z", "2025-06-01T07:00Z", market="futures", source="streamed")
+
+
+def test_a_closed_client_can_be_used_again(streamed):
+    """Closing ends the connection, and the next read opens another."""
+    asked = {
+        "symbols": BTC,
+        "start": "2025-06-01",
+        "end": "2025-06-01T00:05Z",
+        "market": "futures",
+        "source": "streamed",
+    }
+    before = streamed.read(**asked)
+    streamed.close()
+    streamed.close()
+    assert streamed.read(**asked).equals(before)
+
+
+def test_a_reader_needs_no_right_to_write(place, streamed, database_url):
+    """A user who may only read gets the bars: the client changes nothing in a database that somebody else runs."""
+    name = f"only_reads_{os.getpid()}"
+    url = make_conninfo(database_url, user=name, password="only-here")  # noqa: S106
+    address = conninfo_to_dict(url)
+    reader_url = "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**address)
+    create = sql.SQL("create role {} login password 'only-here' in role ohlcv_reader").format(sql.Identifier(name))
+    asked = {
+        "symbols": BTC,
+        "start": "2025-06-01",
+        "end": "2025-06-01T00:05Z",
+        "market": "futures",
+        "source": "streamed",
+    }
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(create)
+        try:
+            reader = place.model_copy(update={"database_url": Settings(database_url=reader_url).database_url})
+            with OhlcvClient(reader) as opened:
+                assert opened.read(**asked).equals(streamed.read(**asked))
+        finally:
+            connection.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def _run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return done.stdout
+
+
+def test_the_lake_alone_is_enough(place):
+    """Reading the lake in a fresh process loads no database driver, no Dagster, no ccxt and no Great Expectations."""
+    code = f"""
+import sys
+from ohlcv_assets import OhlcvClient
+bars = OhlcvClient().read({BTC!r}, "2025-06-01", "2025-06-02", market="futures")
+heavy = {{"dagster", "ccxt", "great_expectations", "psycopg", "adbc_driver_postgresql", "pyarrow", "pandas"}}
+print(bars.height, sorted(heavy & set(sys.modules)))
+"""
+    environment = {
+        "OHLCV_HOME": str(place.home),
+        "OHLCV_LAKE": str(place.lake),
+        "OHLCV_REGION": place.region,
+        "OHLCV_UNIVERSE": place.universe,
+        "OHLCV_UNIVERSES": str(place.universes),
+    }
+    assert _run(code, **environment).split("\n")[0] == "1435 []"
+
+
+def test_the_package_itself_is_light():
+    """`import ohlcv_assets` loads neither polars nor the client; the client comes when it is asked for."""
+    code = """
+import sys, ohlcv_assets
+light = not {"polars", "pydantic", "ohlcv_assets.client"} & set(sys.modules)
+from ohlcv_assets import OhlcvClient
+print(light, OhlcvClient.__module__, hasattr(ohlcv_assets, "no_such_name"))
+"""
+    assert _run(code).strip() == "True ohlcv_assets.client False"
