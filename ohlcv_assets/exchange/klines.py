@@ -1,0 +1,138 @@
+"""The exchange's wire form of a bar, and the one way from it to a frame of bars.
+
+Lives here: Binance's kline as REST sends it (a row of twelve) and as WebSocket sends it (the `k` object), checked and
+turned into `CAPTURED_SCHEMA`. Does not: asking for klines (binance.py, stream_socket.py), or whether a set of bars is
+whole (fetch.py). Raw answers come in; nothing that is not exactly a closed one-minute kline goes out.
+
+Prices and volumes come as decimal strings and become a float64 once, by Python's own `float`, which rounds
+correctly: equal strings give equal doubles. A JSON number in their place has been a float already and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from ohlcv_assets.bars import CAPTURED_SCHEMA, VALUES
+from ohlcv_assets.errors import IncompletePage
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.timestamps import MINUTE_MS, Interval, iso
+
+#: A kline row: openTime, open, high, low, close, volume, closeTime, quote volume, trades, taker buy base, taker
+#: buy quote, unused. Everything but the times and the number of trades is a decimal string.
+Row = Sequence[Any]
+ROW_LENGTH = 12
+
+_OPEN_TIME, _CLOSE_TIME, _TRADE_COUNT = 0, 6, 8
+_POSITIONS = dict(zip(VALUES, (1, 2, 3, 4, 5, 7, _TRADE_COUNT, 9, 10), strict=True))
+_DECIMALS = {name: position for name, position in _POSITIONS.items() if position != _TRADE_COUNT}
+_STREAM_FIELDS = ("t", "o", "h", "l", "c", "v", "T", "q", "n", "V", "Q", "B")
+
+
+def bars_of(
+    market: Market, symbols: Sequence[str], rows: Sequence[Row], received: Sequence[datetime]
+) -> pl.DataFrame:
+    """The bars of these kline rows: one row each of `CAPTURED_SCHEMA`, in the order given.
+
+    Args:
+        market: the market of all of them.
+        symbols: the unified symbol of each row.
+        rows: kline rows of twelve; `row[0]` is the start of the minute in UNIX milliseconds.
+        received: when each row entered this process, tz-aware UTC; the bar's `end_download_timestamp`.
+
+    Raises:
+        IncompletePage: a row that is no one-minute kline, with the first reason found.
+    """
+    if not rows:
+        return pl.DataFrame(schema=CAPTURED_SCHEMA)
+    columns = _columns(rows)
+    _check_times(columns)
+    values = {name: _values(name, columns[position]) for name, position in _POSITIONS.items()}
+    data = {
+        "market": pl.Series([market.value], dtype=pl.String).new_from_index(0, len(rows)),
+        "symbol": [str(symbol) for symbol in symbols],
+        "timestamp": columns[_OPEN_TIME],
+        **values,
+        "end_download_timestamp": received,
+    }
+    return pl.DataFrame(data, schema=CAPTURED_SCHEMA)
+
+
+def page_of(market: Market, symbol: str, interval: Interval, answer: Any, received: datetime) -> pl.DataFrame:
+    """The bars of one REST answer that was asked for the minutes of `interval`.
+
+    The page may lack minutes (the caller compares); what it holds is in order, each minute once, on the grid and in
+    the interval.
+
+    Raises:
+        IncompletePage: the answer is no list of klines, or holds what was not asked for.
+    """
+    if not isinstance(answer, list):
+        raise IncompletePage(f"{symbol} {interval}: the answer is no list of klines but {_shortened(answer)}")
+    frame = bars_of(market, [symbol] * len(answer), answer, [received] * len(answer))
+    starts = frame["timestamp"]
+    if starts.len() and (starts[0] not in interval or starts[-1] not in interval):
+        raise IncompletePage(
+            f"{symbol}: asked for {interval}, was given {iso(starts[0])} to {iso(starts[-1])}",
+        )
+    if (starts.diff().drop_nulls() <= 0).any():
+        raise IncompletePage(f"{symbol} {interval}: the klines are not in order, or one comes twice")
+    return frame
+
+
+def row_of_event(kline: Mapping[str, Any]) -> list[Any]:
+    """The kline row of a WebSocket event's `k` object, the same twelve values in REST's order.
+
+    Raises:
+        IncompletePage: a field is absent, the interval is not one minute, or the bar is not closed (`x` is not true).
+    """
+    if kline.get("i") != "1m" or kline.get("x") is not True:
+        raise IncompletePage(f"no closed one-minute kline: {_shortened(kline)}")
+    try:
+        return [kline[field] for field in _STREAM_FIELDS]
+    except KeyError as error:
+        raise IncompletePage(f"a kline event without {error}: {_shortened(kline)}") from error
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    try:
+        columns = list(zip(*rows, strict=True))
+    except (TypeError, ValueError) as error:
+        raise IncompletePage(f"klines of different lengths, or no rows at all: {_shortened(rows)}") from error
+    if len(columns) != ROW_LENGTH or isinstance(rows[0], str | Mapping):
+        raise IncompletePage(f"a kline has {ROW_LENGTH} fields, these have {len(columns)}: {_shortened(rows)}")
+    return columns
+
+
+def _check_times(columns: list[tuple[Any, ...]]) -> None:
+    """Every row is a whole minute of the grid, and ends when a minute ends."""
+    whole_numbers = {*map(type, columns[_OPEN_TIME]), *map(type, columns[_CLOSE_TIME])}
+    if whole_numbers != {int}:
+        raise IncompletePage(f"open and close times must be whole numbers, not {whole_numbers}")
+    for start_ms, close_ms in zip(columns[_OPEN_TIME], columns[_CLOSE_TIME], strict=True):
+        if start_ms % MINUTE_MS or close_ms != start_ms + MINUTE_MS - 1:
+            raise IncompletePage(f"no one-minute kline: open time {start_ms}, close time {close_ms}")
+
+
+def _values(name: str, column: tuple[Any, ...]) -> Sequence[Any]:
+    if name not in _DECIMALS:
+        if {*map(type, column)} != {int}:
+            raise IncompletePage(f"{name} must be a whole number: {_shortened(column)}")
+        return column
+    try:
+        # Plain ASCII digits and points: no NaN, no infinity, no sign, and none of what only Python takes for a
+        # number (1_0, blanks, digits of other scripts). join refuses whatever is no string.
+        digits = "".join(column).replace(".", "")
+        if not (digits.isascii() and digits.isdigit()):
+            raise ValueError(name)
+        return [float(text) for text in column]
+    except (TypeError, ValueError) as error:
+        raise IncompletePage(f"{name} must be plain decimal strings: {_shortened(column)}") from error
+
+
+def _shortened(value: object, length: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."

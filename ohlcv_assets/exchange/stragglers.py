@@ -1,0 +1,119 @@
+"""What has not come by WebSocket at T+d is fetched by REST, until it is there or named missing.
+
+Lives here: when to ask for which bars, and when to stop. The part of the interval that was over before the stream began,
+the minutes that ended while the socket was down, and single bars that the exchange never sent are all the same
+here: bars that are awaited and old enough. Does not: one page (fetch.py), or writing (stream_writer.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import structlog
+
+from ohlcv_assets.errors import OhlcvError, PermanentError
+from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
+from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, in_parallel, pages_of
+from ohlcv_assets.exchange.stream_writer import Writer
+from ohlcv_assets.exchange.tally import Key, Tally
+from ohlcv_assets.instruments import Symbol
+from ohlcv_assets.timestamps import MINUTE_MS, Interval, iso, runs_of_minutes
+
+#: A bar may come so many exchange seconds late and still be taken: only then can two answers call it missing.
+#: (Binance's own streams are up to half a minute late, its REST lags behind them.)
+SETTLED_AFTER_S = 60.0
+_ATTEMPTS = 3
+_log = structlog.get_logger()
+
+
+class Stragglers:
+    """Fetches what is awaited and due.
+
+    Args:
+        exchange: the opened market.
+        tally: what is awaited.
+        writer: where fetched bars go.
+        delay_s: d, in seconds of the exchange's clock.
+        deadline_ms: when even bars that the exchange gave no healthy answer about are named missing.
+    """
+
+    def __init__(self, exchange: Exchange, tally: Tally, writer: Writer, delay_s: float, deadline_ms: float) -> None:
+        self.repairs = 0
+        self.unanswered: set[Key] = set()
+        self._exchange, self._tally, self._writer = exchange, tally, writer
+        self._delay_s, self._deadline_ms = delay_s, deadline_ms
+        self._started_ms = exchange.clock.now_ms()
+
+    async def run(self) -> None:
+        """Return when every bar has arrived or is named missing."""
+        clock = self._exchange.clock
+        while not self._tally.settled:
+            now_ms = clock.now_ms()
+            if now_ms >= self._deadline_ms:
+                self._give_up()
+            elif due := self._tally.due(now_ms, self._delay_s):
+                await self._ask(due)
+            else:
+                await clock.sleep(self._pause_s(now_ms))
+
+    def _pause_s(self, now_ms: float) -> float:
+        """Until something is due, but never long: bars that arrive meanwhile may settle everything."""
+        next_ms = self._tally.next_due_ms(now_ms, self._delay_s)
+        wanted_s = ((next_ms or now_ms) - now_ms) / 1000
+        shortest_s = 0.005 * self._exchange.clock.speed
+        return max(min(wanted_s, 1.0), 0.05, shortest_s)
+
+    async def _ask(self, due: Sequence[Key]) -> None:
+        """Ask once for every run of due minutes of each symbol."""
+        minutes_by_symbol: dict[str, list[int]] = defaultdict(list)
+        for symbol, minute in due:
+            minutes_by_symbol[symbol].append(minute)
+        page_minutes = PAGE_MINUTES[self._exchange.market]
+        pages = [
+            (Symbol(symbol), page)
+            for symbol, minutes in minutes_by_symbol.items()
+            for run in runs_of_minutes(minutes)
+            for page in pages_of(run, page_minutes)
+        ]
+        await in_parallel((self._ask_page(symbol, page) for symbol, page in pages), CONCURRENCY)
+
+    async def _ask_page(self, symbol: Symbol, page: Interval) -> None:
+        wanted = [(str(symbol), minute) for minute in page.minutes]
+        # What arrived while this page waited for its turn need not be asked for.
+        if not any(self._tally.awaits(key) for key in wanted):
+            return
+        try:
+            bars = await fetch_page(self._exchange, symbol, page, attempts=_ATTEMPTS)
+        except OhlcvError as error:
+            self._failed(wanted, error)
+            return
+        live = [key for key in wanted if self._tally.awaits(key) and key[1] + MINUTE_MS > self._started_ms]
+        await self._writer.store_fetched(bars)
+        self.repairs += sum(key in self._tally.stored for key in live)
+        self._not_found(wanted)
+
+    def _not_found(self, wanted: Sequence[Key]) -> None:
+        """A healthy answer has come; what is still awaited was not in it."""
+        now_ms = self._exchange.clock.now_ms()
+        self._tally.asked_in_vain(wanted, now_ms, answered=True)
+        absent = self._tally.agreed_absent(wanted, now_ms - SETTLED_AFTER_S * 1000)
+        if absent:
+            _log.warning("minutes are missing on the exchange", symbol=absent[0][0], minutes=len(absent), first=iso(absent[0][1]))  # fmt: skip
+            self._tally.name_missing(absent)
+
+    def _failed(self, wanted: Sequence[Key], error: OhlcvError) -> None:
+        _log.warning("stragglers could not be fetched", symbol=wanted[0][0], minutes=len(wanted), error=error.message)
+        self._tally.asked_in_vain(wanted, self._exchange.clock.now_ms(), answered=False)
+        if isinstance(error, PermanentError):
+            self._name_unanswered(wanted)
+
+    def _give_up(self) -> None:
+        keys = self._tally.open_keys()
+        _log.error("bars could not be fetched in time and are named missing", bars=len(keys))
+        self._name_unanswered(keys)
+
+    def _name_unanswered(self, keys: Sequence[Key]) -> None:
+        keys = [key for key in keys if self._tally.awaits(key)]
+        self.unanswered.update(keys)
+        self._tally.name_missing(keys)
