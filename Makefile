@@ -1,4 +1,48 @@
-PY = python3
-LOCKED = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
-lock:
-	$(LOCKED) --all-extras pyproject.toml -o requirements.lock
+# Each target sets up what it needs: its own virtual environment, from hash-pinned wheels, in .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
+          $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
+
+.PHONY: help demo up ui test lint lock clean
+
+help:             ## This list
+	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/ready   ## One day through the whole platform, offline (DATA=FILE MARKET=futures DAY=2025-06-01)
+	@$(BIN)/ohlcv demo $(DEMO)
+
+up: $(VENV)/ready     ## The platform against Binance, until Ctrl-C
+	@$(BIN)/ohlcv up
+
+ui: $(VENV)/ready     ## The UI over what the demo left
+	@$(BIN)/ohlcv ui
+
+test: lint            ## Formatting, lint, types, layers, then every test
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/ready   ## Formatting, lint, types, layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+lock:             ## Pin every dependency with hashes (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header --all-extras pyproject.toml -o requirements.lock
+
+clean:            ## Remove the environment and everything that was kept locally
+	@[ ! -x $(BIN)/ohlcv ] || $(BIN)/ohlcv db stop || true
+	rm -rf $(VENV) .ohlcv
+
+# The lock is complete, so nothing is resolved: --no-deps. An interrupted set-up leaves no `ready` and is done again.
+$(VENV)/ready: requirements.lock pyproject.toml
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -qq --no-deps --require-hashes -r requirements.lock
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+	@touch $@

@@ -128,6 +128,16 @@ class Settings(BaseSettings):
         """Where the lake's objects of this region are: a folder or s3://bucket/prefix, the region last."""
         return f"{(self.lake or str(self.home / 'lake')).rstrip('/')}/{self.region}"
 
+    def environment(self) -> dict[str, str]:
+        """These settings as the variables that another process reads them from; unset ones are absent."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        shown = {
+            name: v.get_secret_value() if isinstance(v, SecretStr) else str(v)
+            for name, v in values.items()
+            if v is not None
+        }
+        return {f"OHLCV_{name.upper()}": text for name, text in shown.items()}
+
     @property
     def location_name(self) -> str:
         """The name of Dagster's code location."""

@@ -8,4 +8,5 @@ pytest_plugins = [
     "ohlcv_assets_tests.fixtures.replay",
     "ohlcv_assets_tests.fixtures.postgres",
     "ohlcv_assets_tests.fixtures.lake",
+    "ohlcv_assets_tests.fixtures.deployment",
 ]

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from ohlcv_assets.cli.database import app as database
+from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.errors import OhlcvError
 
@@ -27,7 +28,8 @@ def _program() -> None:
     """One-minute OHLCV bars of Binance, captured twice and compared bar for bar."""
 
 
-app.command()(replay)
+for command in (demo, up, ui, replay):
+    app.command()(command)
 app.add_typer(database, name="db")
 
 

@@ -1,0 +1,89 @@
+"""`ohlcv up`, `ohlcv ui`, `ohlcv demo`: the platform from a terminal.
+
+Lives here: the commands' options and what they print last. Does not: what they do (platform/).
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from ohlcv_assets.errors import UsageError
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.settings import read_settings
+from ohlcv_assets.timestamps import DAY_MS, day_start_ms
+
+_DEMO_HOME = "demo"
+
+
+def up(port: int = typer.Option(3000, help="Port of the UI; 0 chooses a free one.")) -> None:
+    """Run the platform against Binance until Ctrl-C: PostgreSQL, Dagster's daemon with sensors on, and the UI.
+
+    With OHLCV_EXCHANGE_URL set, against that replay exchange instead.
+    """
+    from ohlcv_assets.platform.up import run_until_stopped
+
+    run_until_stopped(read_settings(), Console(), ui_port=port)
+
+
+def ui(port: int = typer.Option(3000, help="Port of the UI; 0 chooses a free one.")) -> None:
+    """Open the UI over what `ohlcv demo` left."""
+    from ohlcv_assets.platform.demo import reopened_settings
+    from ohlcv_assets.platform.up import show_ui
+
+    show_ui(reopened_settings(read_settings().home / _DEMO_HOME), Console(), ui_port=port)
+
+
+def demo(
+    data: Path | None = typer.Option(
+        None, help="Parquet file of recorded bars; without it both markets are generated."
+    ),
+    market: str = typer.Option("futures", help="Market of the recorded file: spot or futures."),
+    day: datetime = typer.Option(
+        "2025-06-01", formats=["%Y-%m-%d"], help="The UTC day that goes through the platform."
+    ),
+    symbols: int = typer.Option(20, min=1, max=500, help="Symbols a market, when generated."),
+    seed: int = typer.Option(7, help="Seed of the generated bars."),
+    speed: float = typer.Option(60.0, min=1, max=600, help="Exchange seconds per second while the hour is streamed."),
+) -> None:
+    """Take one day of bars through the whole platform, offline, and print how well both captures match.
+
+    Examples:
+        ohlcv demo
+
+        ohlcv demo --data bars.parquet --market futures --day 2025-06-01
+    """
+    from ohlcv_assets.platform.demo import Demo, DemoOptions
+
+    _check_recording(data, day.date())
+    options = DemoOptions(day.date(), data, Market.parse(market), symbols, seed, speed)
+    console = Console()
+    console.print(f"[bold]ohlcv demo[/bold]: {day.date()}, {', '.join(options.markets)}", highlight=False)
+    result = Demo(options, read_settings().home / _DEMO_HOME, console).run()
+    console.print(result.table())
+    console.print(f"one bar was then corrupted on purpose: {result.corrupted}", highlight=False)
+    console.print(f"the data are in {result.location}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{sum(result.seconds.values()):.0f} s in all; to look at it in the UI: [bold]make ui[/bold]", highlight=False
+    )
+    if not result.matches:
+        raise typer.Exit(1)
+
+
+def _check_recording(data: Path | None, day: date) -> None:
+    """Refuse a recording that does not hold the whole day, before anything is started."""
+    if data is None:
+        return
+    if not data.is_file():
+        raise UsageError(f"{data} is no file", hint="give the path of a Parquet file of bars")
+    from ohlcv_assets.replay.truth import held_interval
+
+    held = held_interval(data)
+    start_ms = day_start_ms(day)
+    if held.start_ms > start_ms or held.end_ms < start_ms + DAY_MS:
+        raise UsageError(
+            f"{data.name} holds {held}, not the whole of {day}", hint="choose a whole day that it holds, DAY=..."
+        )

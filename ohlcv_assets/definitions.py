@@ -1,0 +1,43 @@
+"""Everything that Dagster loads: `defs`, built by `build_defs` from the settings.
+
+Lives here: the explicit list of assets, jobs, schedules, sensors and resources. Does not: any of them
+(orchestration/). Loading this module opens no connection and imports neither ccxt nor Great Expectations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.orchestration.assets import build_market_assets
+from ohlcv_assets.orchestration.jobs import build_jobs
+from ohlcv_assets.orchestration.preview import silence_preview_warnings
+from ohlcv_assets.orchestration.resources import default_resources
+from ohlcv_assets.orchestration.schedules import build_daily_schedule
+from ohlcv_assets.orchestration.sensors import build_stream_sensor
+from ohlcv_assets.settings import Settings, read_settings
+
+
+def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Fresh definitions for one region.
+
+    Args:
+        settings: the deployment's settings; read from the environment when not given.
+        resources: replacements for `exchange`, `database`, `lake` or `universe`, by name.
+    """
+    silence_preview_warnings()
+    settings = settings or read_settings()
+    jobs = {market: build_jobs(settings, market) for market in Market}
+    return dg.Definitions(
+        assets=[asset for market in Market for asset in build_market_assets(settings, market)],
+        jobs=[job for market in Market for job in jobs[market].all()],
+        schedules=[build_daily_schedule(settings, market, jobs[market].day) for market in Market],
+        sensors=[build_stream_sensor(settings, {market: jobs[market].stream_hour for market in Market})],
+        resources={**default_resources(), **(resources or {})},
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,60 @@
+"""The jobs: one hour of streaming, one day by REST with its QA, one day's QA alone; one set a market.
+
+Lives here: which assets a job holds and how its runs are executed. Does not: when (sensors.py, schedules.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.orchestration.assets import asset_key
+from ohlcv_assets.orchestration.preview import UnresolvedAssetJobDefinition
+from ohlcv_assets.settings import Settings
+
+# One process a run: a step of its own would import the code location a second time, four seconds for nothing.
+_EXECUTOR = dg.in_process_executor
+
+
+@dataclass(frozen=True)
+class MarketJobs:
+    """The jobs of one market."""
+
+    stream_hour: UnresolvedAssetJobDefinition
+    day: UnresolvedAssetJobDefinition
+    day_qa: UnresolvedAssetJobDefinition
+
+    def all(self) -> list[UnresolvedAssetJobDefinition]:
+        """The jobs as a list, in the order of the data's way."""
+        return [self.stream_hour, self.day, self.day_qa]
+
+
+def build_jobs(settings: Settings, market: Market) -> MarketJobs:
+    """The jobs `<market>_stream_hour`, `<market>_day` and `<market>_day_qa`."""
+    streamed, daily, qa = (asset_key(settings, market, name) for name in ("streamed_bars", "daily_bars", "daily_qa"))
+    tags = {"ohlcv/market": market.value}
+    return MarketJobs(
+        stream_hour=dg.define_asset_job(
+            f"{market}_stream_hour",
+            dg.AssetSelection.assets(streamed),
+            description=f"Streams one UTC hour of {market} into PostgreSQL; what is over already is fetched by REST.",
+            executor_def=_EXECUTOR,
+            tags=tags,
+        ),
+        day=dg.define_asset_job(
+            f"{market}_day",
+            dg.AssetSelection.assets(daily, qa),
+            description=f"Downloads one UTC day of {market} by REST into the lake, then compares it with what was streamed.",
+            executor_def=_EXECUTOR,
+            tags=tags,
+        ),
+        day_qa=dg.define_asset_job(
+            f"{market}_day_qa",
+            dg.AssetSelection.assets(qa),
+            description=f"Compares one UTC day of {market}, streamed and fetched, bar for bar, again.",
+            executor_def=_EXECUTOR,
+            tags=tags,
+        ),
+    )

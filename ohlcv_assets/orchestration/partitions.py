@@ -1,0 +1,72 @@
+"""The two time grids of the assets: UTC hours for what is streamed, UTC days for what is fetched and compared.
+
+Lives here: the partitions definitions, and the way from a run's partitions to an `Interval`. Does not: ten-minute
+partitions. Dagster rebuilds the status of partitioned checks at every page view, which takes minutes at ten-minute
+grain; the ten-minute QA therefore compares the hour so far.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.timestamps import HOUR_MS, Interval, from_ms, to_ms
+
+#: The first UTC day of each market on Binance: nothing can be asked for before it.
+FIRST_DAY: dict[Market, str] = {Market.SPOT: "2017-08-17", Market.FUTURES: "2019-09-08"}
+
+_HOUR_FORMAT = "%Y-%m-%d-%H:%M"
+_DAY_FORMAT = "%Y-%m-%d"
+
+
+def hourly_partitions(first_day: str) -> dg.HourlyPartitionsDefinition:
+    """UTC hours from `first_day` on.
+
+    The two hours that are not over yet have keys as well: a streaming run starts before its hour does.
+    """
+    return dg.HourlyPartitionsDefinition(
+        start_date=f"{first_day}-00:00", timezone="UTC", fmt=_HOUR_FORMAT, end_offset=2
+    )
+
+
+def daily_partitions(market: Market) -> dg.DailyPartitionsDefinition:
+    """Finished UTC days from the market's first on."""
+    return dg.DailyPartitionsDefinition(start_date=FIRST_DAY[market], timezone="UTC", fmt=_DAY_FORMAT)
+
+
+def hour_key(hour_ms: int) -> str:
+    """The partition key of the hour that starts at `hour_ms`."""
+    return from_ms(hour_ms).strftime(_HOUR_FORMAT)
+
+
+def day_key(day: date) -> str:
+    """The partition key of a UTC day."""
+    return day.strftime(_DAY_FORMAT)
+
+
+def hour_of(key: str) -> Interval:
+    """The hour that a partition key names."""
+    return Interval.of_hour(to_ms(datetime.strptime(key, _HOUR_FORMAT).replace(tzinfo=UTC)))
+
+
+def day_of(key: str) -> date:
+    """The UTC day that a partition key names."""
+    return date.fromisoformat(key)
+
+
+def selected_keys(context: dg.AssetExecutionContext) -> list[str]:
+    """The partition keys of this run, in order of time.
+
+    Raises:
+        dg.Failure: the run was started without a partition, as the UI's "Execute all" for checks does.
+    """
+    if not (context.has_partition_key or context.has_partition_key_range):
+        raise dg.Failure("this asset is partitioned: materialize it with a partition selected", allow_retries=False)
+    return list(context.partition_keys)
+
+
+def hours_of(keys: list[str]) -> Interval:
+    """The interval that consecutive hours cover together."""
+    return Interval(hour_of(keys[0]).start_ms, hour_of(keys[-1]).start_ms + HOUR_MS)

@@ -1,0 +1,73 @@
+"""What Dagster does not promise to keep: preview features and private imports, all in this one module.
+
+Lives here: everything that a new release of Dagster may move. The version is pinned, and
+`ohlcv_assets_tests/orchestration/test_preview.py` says what a bump must still do.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from dagster._core.definitions.metadata import normalize_metadata
+from dagster._core.definitions.partitions.partitioned_schedule import UnresolvedPartitionedAssetScheduleDefinition
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+__all__ = [
+    "UnresolvedAssetJobDefinition",
+    "UnresolvedPartitionedAssetScheduleDefinition",
+    "evaluation_of_partition",
+    "outputs_of_checks",
+    "silence_preview_warnings",
+]
+
+
+def silence_preview_warnings() -> None:
+    """Keep the warnings about partitioned checks and backfill policies out of people's terminals: we know."""
+    for category in (dg.PreviewWarning, dg.BetaWarning, dg.SupersessionWarning):
+        warnings.filterwarnings("ignore", category=category)
+
+
+def evaluation_of_partition(
+    context: dg.AssetExecutionContext,
+    spec: dg.AssetCheckSpec,
+    partition_key: str,
+    *,
+    passed: bool,
+    severity: dg.AssetCheckSeverity,
+    description: str,
+    metadata: Mapping[str, Any],
+) -> dg.AssetCheckEvaluation:
+    """The outcome of one check on one partition, tied to the materialization that was just stored.
+
+    A plain `AssetCheckResult` cannot name a partition: in a run over several, all of them would end up "skipped".
+    Without the materialization's data the partition's status would stay "missing". Yield the asset's
+    `MaterializeResult` first.
+    """
+    record = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition_key]), limit=1
+    ).records[0]
+    return dg.AssetCheckEvaluation(
+        asset_key=context.asset_key,
+        check_name=spec.name,
+        partition=partition_key,
+        passed=passed,
+        severity=severity,
+        blocking=spec.blocking,
+        description=description,
+        metadata=dict(normalize_metadata(metadata)),
+        target_materialization_data=AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        ),
+    )
+
+
+def outputs_of_checks(specs: list[dg.AssetCheckSpec]) -> Iterator[dg.Output[None]]:
+    """The empty outputs that Dagster expects for checks whose evaluations were yielded by hand."""
+    for spec in specs:
+        yield dg.Output(None, output_name=spec.get_python_identifier())

@@ -1,0 +1,100 @@
+"""The table that the demo ends with.
+
+Lives here: which numbers a person is shown, and under which names. Does not: getting them (demo.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from rich.table import Table
+
+from ohlcv_assets.instruments import Market
+
+
+@dataclass(frozen=True)
+class MarketResult:
+    """What the demo found of one market.
+
+    Attributes:
+        market: the market.
+        check: the numbers of the check that both sides are equal.
+        hour: the numbers of the hour that was streamed live.
+        delay_s: d, in exchange seconds.
+        seconds: how long each run's code took, by step.
+    """
+
+    market: Market
+    check: dict[str, Any]
+    hour: dict[str, Any]
+    delay_s: float
+    seconds: dict[str, float]
+
+    @property
+    def matches(self) -> bool:
+        """Whether both sides are the same, and whole."""
+        return bool(self.check["passed"]) and self.check["bars_fetched"] == self.check["bars_expected"]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo shows in the end."""
+
+    day: date
+    markets: list[MarketResult]
+    corrupted: str
+    seconds: dict[str, float]
+    location: str
+
+    @property
+    def matches(self) -> bool:
+        """Whether every market matches 100 %."""
+        return all(result.matches for result in self.markets)
+
+    def table(self) -> Table:
+        """A row a number, a column a market."""
+        table = Table(title=f"{self.day} through the platform", title_justify="left")
+        table.add_column("")
+        for result in self.markets:
+            table.add_column(result.market.value, justify="right")
+        for name, cell in _ROWS.items():
+            table.add_row(name, *(cell(result) for result in self.markets), end_section=name in _SECTION_ENDS)
+        return table
+
+
+def _count(key: str) -> Any:
+    return lambda result: f"{result.check[key]:,}"
+
+
+def _missing(result: MarketResult) -> str:
+    check = result.check
+    return f"{2 * check['bars_expected'] - check['bars_streamed'] - check['bars_fetched']:,}"
+
+
+def _latency(key: str) -> Any:
+    return lambda result: f"{result.hour[key]:.2f} s" if key in result.hour else "none live"
+
+
+def _seconds(step: str) -> Any:
+    return lambda result: f"{result.seconds[step]:.1f} s"
+
+
+_ROWS = {
+    "bars expected (symbols x 1,440)": _count("bars_expected"),
+    "bars streamed into PostgreSQL": _count("bars_streamed"),
+    "  of the live hour: by WebSocket": lambda result: f"{result.hour['bars_by_websocket']:,}",
+    "  of the live hour: by REST": lambda result: f"{result.hour['bars_by_rest']:,}",
+    "bars fetched by REST into the lake": _count("bars_fetched"),
+    "bars matching": _count("bars_equal"),
+    "bars differing": _count("bars_differing"),
+    "bars missing (both sides)": _missing,
+    "match": lambda result: f"{result.check['match_pct']:g} %",
+    "latency p50, bar's end to commit (exchange clock)": _latency("latency_p50_s"),
+    "latency p99, bar's end to commit (exchange clock)": _latency("latency_p99_s"),
+    "run: one hour live": _seconds("stream"),
+    "run: 23 hours backfilled": _seconds("backfill"),
+    "run: day downloaded and compared": _seconds("day"),
+}
+_SECTION_ENDS = ("bars fetched by REST into the lake", "match", "latency p99, bar's end to commit (exchange clock)")
