@@ -307,10 +307,14 @@ class Lake:
         )
 
     def _scan(self, keys: Sequence[str]) -> pl.LazyFrame:
-        # Explicit paths: a scanned folder would take in what was replaced, and the debris of killed writers. Of the
-        # credentials both readers, obstore and polars, take what the environment says, and nothing from boto3.
-        locations = [self._store.location(key) for key in keys]
-        return pl.scan_parquet(locations, glob=False, hive_partitioning=False, credential_provider=None)
+        # Explicit paths: a scanned folder would take in what was replaced, and the debris of killed writers.
+        return pl.scan_parquet(
+            [self._store.location(key) for key in keys],
+            glob=False,
+            hive_partitioning=False,
+            storage_options=self._store.scan_options(),
+            credential_provider=None,  # both readers take the environment's credentials, neither asks boto3
+        )
 
     def _read_symbols(self, key: str, symbols: Sequence[str]) -> pl.DataFrame:
         location = self._store.location(key)

@@ -15,12 +15,13 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import filelock
 import obstore
@@ -33,11 +34,22 @@ from ohlcv_assets.errors import BadSetting, LakeUnavailable, Refused, UsageError
 
 _log = structlog.get_logger()
 
-_retried = stamina.retry(on=LakeUnavailable, attempts=6, timeout=60.0, wait_initial=0.25, wait_max=8.0)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_ask_again = stamina.RetryingCaller(attempts=6, timeout=60.0, wait_initial=0.25, wait_max=8.0).on(LakeUnavailable)
 _LOCK_TIMEOUT_S = 60.0
 #: A write takes seconds; a temporary file that nobody has touched for an hour has lost its writer.
 _ORPHAN_AGE_S = 3600.0
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+def _retried(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    # stamina's own decorator logs every argument, and one of ours is a day's file.
+    @wraps(method)
+    def again(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return _ask_again(method, *args, **kwargs)
+
+    return again
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,10 @@ class ObjectStore(Protocol):
 
     def location(self, key: str) -> str:
         """The full path or URL of a key, as other programs know it."""
+        ...
+
+    def scan_options(self) -> dict[str, str | int]:
+        """What polars must be told to read the same locations with the same credentials."""
         ...
 
 
@@ -157,6 +173,10 @@ class FolderStore:
         """See `ObjectStore`."""
         return str(self._path(key))
 
+    def scan_options(self) -> dict[str, str | int]:
+        """See `ObjectStore`."""
+        return {}
+
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*checked_key(key).split("/"))
 
@@ -229,11 +249,25 @@ def _folder_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+_AWS_VARIABLES = (
+    "aws_endpoint_url",
+    "aws_allow_http",
+    "aws_region",
+    "aws_default_region",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+)
+
+
 class BucketStore:
     """Objects of an S3 bucket below a prefix; `url` is s3://bucket/prefix."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
+        # obstore reads these itself. polars would, too, but only once a process and bucket, and keeps them for ever.
+        found = {name: os.environ[name.upper()] for name in _AWS_VARIABLES if name.upper() in os.environ}
+        self._scan_options: dict[str, str | int] = {**found, "max_retries": 4}
         # stamina alone decides about retries: two policies on top of each other multiply.
         retry = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
         try:
@@ -289,18 +323,27 @@ class BucketStore:
         """See `ObjectStore`."""
         return f"{self._url}/{checked_key(key)}"
 
+    def scan_options(self) -> dict[str, str | int]:
+        """See `ObjectStore`."""
+        return self._scan_options
+
+
+_REFUSED = (s3_errors.PermissionDeniedError, s3_errors.UnauthenticatedError)
+#: obstore tells some refusals (of a list, say) by the status in the text alone. 408, 409 and 429 may pass.
+_REFUSALS = re.compile(r"status code: 4(?!08|09|29)\d\d")
+
 
 @contextmanager
 def _bucket_errors(location: str) -> Iterator[None]:
     try:
         yield
-    except (s3_errors.PermissionDeniedError, s3_errors.UnauthenticatedError) as error:
-        raise Refused(
-            f"{location}: {_first_line(error)}", hint="look at AWS_ACCESS_KEY_ID and at the bucket's policy"
-        ) from error
     except FileNotFoundError as error:  # of a PUT or a list: it is the bucket that is missing
         raise Refused(f"{location}: {_first_line(error)}", hint="make the bucket, or correct OHLCV_LAKE") from error
     except (s3_errors.BaseError, OSError) as error:
+        if _REFUSALS.search(_first_line(error)) or isinstance(error, _REFUSED):
+            raise Refused(
+                f"{location}: {_first_line(error)}", hint="look at AWS_ACCESS_KEY_ID and at the bucket's policy"
+            ) from error
         raise LakeUnavailable(
             f"{location}: {_first_line(error)}", hint="look at AWS_ENDPOINT_URL, AWS_REGION and the network"
         ) from error
