@@ -132,5 +132,6 @@ def _column_bytes(column: pl.Series) -> bytes:
         runs = column.rle().struct.unnest()
         return json.dumps([runs["value"].to_list(), runs["len"].to_list()]).encode()
     if column.dtype == pl.Float64:
-        return (column + 0.0).to_numpy().astype("<f8").tobytes()  # -0.0 + 0.0 is 0.0
+        # -0.0 + 0.0 is 0.0 in numpy; polars leaves out the addition of zero.
+        return (column.to_numpy() + 0.0).astype("<f8").tobytes()
     return column.to_physical().to_numpy().astype("<i8").tobytes()
