@@ -31,8 +31,6 @@ from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS
 
 LONGEST_FRAME_BYTES = 4_096
 POLICY_VIOLATION = 1008
-LEAST_PING_WALL_S = 1.0
-LEAST_PONG_WALL_S = 10.0
 _NOTICE_MS = 10_000  # between serverShutdown and the end
 
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -40,13 +38,15 @@ _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "G
 
 @dataclass(frozen=True)
 class Rules:
-    """What a market's stream host demands of a connection; times in exchange milliseconds."""
+    """What a market's stream host demands of a connection; times in exchange milliseconds, or seconds of the wall."""
 
     ping_ms: int
     pong_within_ms: int
     messages_a_second: int
     most_streams: int = 1024
     lifetime_ms: int = DAY_MS
+    least_ping_wall_s: float = 1.0
+    least_pong_wall_s: float = 10.0
 
 
 RULES: dict[Market, Rules] = {
@@ -244,10 +244,10 @@ class _Session:
         """Ping for ever; end the connection when a pong does not come."""
         socket = self._connection.socket
         while not socket.closed:
-            await self._wait(self._rules.ping_ms, LEAST_PING_WALL_S)
+            await self._wait(self._rules.ping_ms, self._rules.least_ping_wall_s)
             self._answered.clear()
             await socket.ping()
-            patience_s = max(self._clock.wall_s(self._rules.pong_within_ms), LEAST_PONG_WALL_S)
+            patience_s = max(self._clock.wall_s(self._rules.pong_within_ms), self._rules.least_pong_wall_s)
             try:
                 await asyncio.wait_for(self._answered.wait(), patience_s)
             except TimeoutError:
