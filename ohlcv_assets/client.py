@@ -134,8 +134,8 @@ class OhlcvClient:
         return Database(self._settings.database_url.get_secret_value())
 
     def _known(self, symbols: str | Sequence[str], market: Market) -> list[Symbol]:
-        """The symbols asked for, each once; the first that the universe does not have is named, with its likes."""
-        names = [symbols] if isinstance(symbols, str) else list(dict.fromkeys(symbols))
+        """The symbols asked for; the first that the universe does not have is named, with its likes."""
+        names = [symbols] if isinstance(symbols, str) else list(symbols)
         if not names:
             raise UsageError("no symbol was asked for", hint="name one, or all of them by symbols()")
         listed = self._universe.symbols[market]

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -24,6 +24,7 @@ from ohlcv_assets.errors import (
     DayMissing,
     NaiveTime,
     NoBars,
+    Refused,
     ReversedInterval,
     UnknownMarket,
     UnknownSymbol,
@@ -95,7 +96,9 @@ def expected(truth, symbols, interval):
     st.integers(0, 2 * DAY_MS - 1),
     st.integers(1, 2 * DAY_MS),
 )
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([ETH, BTC], 0, 2 * DAY_MS)
+@example([BTC], DAY_MS - MINUTE_MS, 2 * MINUTE_MS)
+@hypothesis_settings(max_examples=40)
 def test_exactly_the_bars_of_the_interval_are_read(client, truth, symbols, offset_ms, length_ms):
     """A stored bar is in the answer if and only if its start lies in [start, end), bit for bit, sorted, once."""
     interval = Interval(_START_MS + offset_ms, min(_START_MS + offset_ms + length_ms, _START_MS + 2 * DAY_MS))
@@ -355,6 +358,22 @@ def test_a_reader_needs_no_right_to_write(place, streamed, database_url):
                 assert opened.read(**asked).equals(streamed.read(**asked))
         finally:
             connection.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def test_a_reader_makes_no_tables(place, database_url):
+    """In a database of somebody else's that has no bars yet the client says so, and leaves it as it is."""
+    name = f"empty_{os.getpid()}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            url = database_url.rsplit("/", 1)[0] + f"/{name}"
+            empty = place.model_copy(update={"database_url": Settings(database_url=url).database_url})
+            with OhlcvClient(empty) as opened, pytest.raises(Refused):
+                opened.read(BTC, "2025-06-01", "2025-06-02", market="futures", source="streamed")
+            with psycopg.connect(url) as inside:
+                assert inside.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
+        finally:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 def _run(code: str, **environment: str) -> str:

@@ -1,5 +1,6 @@
 """Promises of clock.py: the exchange's clock runs at its own speed, and no stepped machine clock moves it."""
 
+import asyncio
 import time
 from datetime import UTC
 
@@ -68,3 +69,17 @@ def test_the_systems_clock_is_unix_time_in_utc():
     before_ms, moment, after_ms = SystemClock().now_ms(), utc_now(), SystemClock().now_ms()
     assert before_ms <= to_ms(moment) <= after_ms
     assert moment.tzinfo is UTC
+
+
+@pytest.mark.parametrize(("speed", "wall_s"), [(1.0, 6.0), (60.0, 0.1), (0.5, 12.0)])
+async def test_a_sleep_takes_as_long_as_the_clock_says(monkeypatch, speed, wall_s):
+    """The seconds really waited are the exchange's seconds divided by its speed, as `wall_s` foretells."""
+    waited_s = []
+
+    async def waited(delay_s: float) -> None:
+        waited_s.append(delay_s)
+
+    # Really waiting would need a timed assertion.
+    monkeypatch.setattr(asyncio, "sleep", waited)
+    await clock_started(0, speed).sleep(6.0)
+    assert waited_s == [wall_s] == [clock_started(0, speed).wall_s(6.0)]

@@ -57,6 +57,8 @@ def test_every_setting_can_be_set(monkeypatch, tmp_path):
         "stream_overlap_s": 0.0,
         "streamed_since": "2024-02-29",
         "autostart": True,
+        "daily_since": "2025-06-01",
+        "partitions_until": "2025-06-03",
         "sensor_interval_s": 5,
         "weight_share": 0.5,
     }
@@ -90,6 +92,8 @@ BAD = [
     ("OHLCV_STREAMED_SINCE", "yesterday"),
     ("OHLCV_STREAMED_SINCE", "2025-02-29"),
     ("OHLCV_STREAMED_SINCE", "2025-06-01T00:00Z"),
+    ("OHLCV_DAILY_SINCE", "1st of June"),
+    ("OHLCV_PARTITIONS_UNTIL", "2025-06-31"),
     ("OHLCV_AUTOSTART", "maybe"),
     ("OHLCV_SENSOR_INTERVAL_S", "0"),
     ("OHLCV_SENSOR_INTERVAL_S", "1.5"),
