@@ -12,7 +12,9 @@ hypothesis.settings.load_profile("ohlcv")
 pytest_plugins = [
     "ohlcv_assets_tests.fixtures.data",
     "ohlcv_assets_tests.fixtures.replay",
+    "ohlcv_assets_tests.fixtures.proxy",
     "ohlcv_assets_tests.fixtures.postgres",
     "ohlcv_assets_tests.fixtures.lake",
     "ohlcv_assets_tests.fixtures.deployment",
+    "ohlcv_assets_tests.fixtures.demo",
 ]

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from ohlcv_assets.clock import ExchangeClock, utc_now
-from ohlcv_assets.errors import Banned, OhlcvError, RateLimited, Refused, UsageError, meaning_of
+from ohlcv_assets.clock import ExchangeClock, SystemClock, utc_now
+from ohlcv_assets.errors import OhlcvError, RateLimited, Refused, UsageError, meaning_of
 from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE, WeightBudget, shared_folder
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently
-from ohlcv_assets.exchange.server_time import BASE_URLS, measure_clock
+from ohlcv_assets.exchange.server_time import BASE_URLS, CLOCK_WEIGHT, STOP_STATUSES, measure_clock
 from ohlcv_assets.instruments import Market, Symbol
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, floor_to
@@ -40,7 +40,6 @@ PAGE_MINUTES = {Market.SPOT: 1000, Market.FUTURES: 499}
 
 _TIMEOUT_MS = 10_000
 _USED_WEIGHT = "x-mbx-used-weight-1m"
-_STOP_STATUSES = {429: RateLimited, 418: Banned}
 _log = structlog.get_logger()
 
 
@@ -93,6 +92,7 @@ class Exchange:
 
     async def load_listing(self) -> None:
         """Ask the exchange what it lists, and keep it as `listing`."""
+        await self._spend(CLOCK_WEIGHT)
         async for attempt in patiently(self.clock):
             with attempt:
                 await self._spend(_EXCHANGE_INFO_WEIGHT[self.market])
@@ -145,8 +145,8 @@ class Exchange:
         headers = {name.lower(): value for name, value in headers.items()}
         if headers.get(_USED_WEIGHT, "").isdigit():
             self.budget.observe(int(headers[_USED_WEIGHT]))
-        if status in _STOP_STATUSES:
-            stop = _STOP_STATUSES[status](
+        if status in STOP_STATUSES:
+            stop = STOP_STATUSES[status](
                 f"the exchange answers {status}: {body[:200]}",
                 retry_after_s=_retry_after_s(headers, self.clock),
                 hint="lower OHLCV_WEIGHT_SHARE if other programs share this address",
@@ -172,7 +172,7 @@ async def open_exchange(market: Market, settings: Settings) -> AsyncIterator[Exc
         ClockUncertain: its clock cannot be measured.
     """
     url = settings.exchange_url.rstrip("/") if settings.exchange_url else None
-    clock = await asyncio.to_thread(measure_clock, market, url)
+    clock = await _measured(market, url)
     limit = int(settings.weight_share * WEIGHT_PER_MINUTE[market])
     pool = f"{(url or BASE_URLS[market]).split('://')[-1]} {market}"
     client = _rest_class()(ccxt_config(market, url))
@@ -183,6 +183,13 @@ async def open_exchange(market: Market, settings: Settings) -> AsyncIterator[Exc
         yield exchange
     finally:
         await exchange.close()
+
+
+async def _measured(market: Market, url: str | None) -> ExchangeClock:
+    async for attempt in patiently(SystemClock(), attempts=3):
+        with attempt:
+            return await asyncio.to_thread(measure_clock, market, url)
+    raise AssertionError("stamina either returns or raises")
 
 
 def ccxt_config(market: Market, exchange_url: str | None) -> dict[str, Any]:

@@ -48,9 +48,7 @@ def bars_of(
     """
     if not rows:
         return pl.DataFrame(schema=CAPTURED_SCHEMA)
-    columns = _columns(rows)
-    _check_times(columns)
-    values = {name: _values(name, columns[position]) for name, position in _POSITIONS.items()}
+    columns, values = _checked(rows)
     data = {
         "market": pl.Series([market.value], dtype=pl.String).new_from_index(0, len(rows)),
         "symbol": [str(symbol) for symbol in symbols],
@@ -95,6 +93,23 @@ def row_of_event(kline: Mapping[str, Any]) -> list[Any]:
         return [kline[field] for field in _STREAM_FIELDS]
     except KeyError as error:
         raise IncompletePage(f"a kline event without {error}: {_shortened(kline)}") from error
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Do nothing if `bars_of` can make bars of these rows.
+
+    Raises:
+        IncompletePage: it cannot.
+    """
+    if rows:
+        _checked(rows)
+
+
+def _checked(rows: Sequence[Row]) -> tuple[list[tuple[Any, ...]], dict[str, Sequence[Any]]]:
+    """The rows' columns as they came, and the values in them as numbers."""
+    columns = _columns(rows)
+    _check_times(columns)
+    return columns, {name: _values(name, columns[position]) for name, position in _POSITIONS.items()}
 
 
 def _columns(rows: Sequence[Row]) -> list[tuple[Any, ...]]:

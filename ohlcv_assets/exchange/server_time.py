@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import requests
 
 from ohlcv_assets.clock import ExchangeClock
-from ohlcv_assets.errors import ClockUncertain, ExchangeUnavailable
+from ohlcv_assets.errors import Banned, ClockUncertain, ExchangeUnavailable, RateLimited
 from ohlcv_assets.instruments import Market
 
 #: Where each market answers, and its path there; a replay exchange serves both paths on one host.
@@ -21,7 +21,12 @@ BASE_URLS = {Market.SPOT: "https://api.binance.com", Market.FUTURES: "https://fa
 API_PATHS = {Market.SPOT: "/api/v3", Market.FUTURES: "/fapi/v1"}
 SPEED_HEADER = "X-Replay-Speed"
 
-_FEWEST_SAMPLES, _MOST_SAMPLES = 5, 25
+#: Statuses by which the exchange orders a stop.
+STOP_STATUSES = {429: RateLimited, 418: Banned}
+#: The weight that measuring usually costs.
+CLOCK_WEIGHT = 5
+
+_FEWEST_SAMPLES, _MOST_SAMPLES = CLOCK_WEIGHT, 25
 _TIMEOUT_S = 5.0
 
 
@@ -53,6 +58,7 @@ def measure_clock(market: Market, exchange_url: str | None) -> ExchangeClock:
 
     Raises:
         ExchangeUnavailable: no answer, or none that is a time.
+        RateLimited: the exchange orders a stop.
         ClockUncertain: no round trip short enough to know the clock to within a second (at more than twenty times
             the real speed: to within 50 ms of our own time).
     """
@@ -83,6 +89,7 @@ def _ask(session: requests.Session, url: str) -> _Sample:
     try:
         answer = session.get(url, timeout=_TIMEOUT_S)
         received_s = time.monotonic()
+        _heed_stop(answer)
         answer.raise_for_status()
         return _Sample(float(answer.json()["serverTime"]), sent_s, received_s, _speed(answer))
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
@@ -90,6 +97,16 @@ def _ask(session: requests.Session, url: str) -> _Sample:
             f"{url} does not tell the time: {_reason(error)}",
             hint="check the network, or set OHLCV_EXCHANGE_URL to a replay exchange (ohlcv replay --help)",
         ) from error
+
+
+def _heed_stop(answer: requests.Response) -> None:
+    kind = STOP_STATUSES.get(answer.status_code)
+    if kind is not None:
+        retry_after = answer.headers.get("Retry-After", "")
+        raise kind(
+            f"{answer.url} answers {answer.status_code}",
+            retry_after_s=float(retry_after) if retry_after.isdigit() else 60.0,
+        )
 
 
 def _speed(answer: requests.Response) -> float:

@@ -7,6 +7,7 @@ here: bars that are awaited and old enough. Does not: one page (fetch.py), or wr
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import structlog
 
 from ohlcv_assets.errors import OhlcvError, PermanentError
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
-from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, in_parallel, pages_of
+from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, pages_of
 from ohlcv_assets.exchange.stream_writer import Writer
 from ohlcv_assets.exchange.tally import Key, Tally
 from ohlcv_assets.instruments import Symbol
@@ -43,19 +44,40 @@ class Stragglers:
         self.unanswered: set[Key] = set()
         self._exchange, self._tally, self._writer = exchange, tally, writer
         self._delay_s, self._deadline_ms = delay_s, deadline_ms
+        self._slots = asyncio.Semaphore(CONCURRENCY)
         self._started_ms = exchange.clock.now_ms()
 
     async def run(self) -> None:
         """Return when every bar has arrived or is named missing."""
         clock = self._exchange.clock
-        while not self._tally.settled:
-            now_ms = clock.now_ms()
-            if now_ms >= self._deadline_ms:
-                self._give_up()
-            elif due := self._tally.due(now_ms, self._delay_s):
-                await self._ask(due)
-            else:
-                await clock.sleep(self._pause_s(now_ms))
+        asking: set[asyncio.Task[None]] = set()
+        try:
+            while not self._tally.settled:
+                now_ms = clock.now_ms()
+                if now_ms >= self._deadline_ms:
+                    self._give_up()
+                elif due := self._tally.due(now_ms, self._delay_s):
+                    self._tally.being_asked(due)
+                    asking |= {asyncio.create_task(self._ask_page(symbol, page)) for symbol, page in self._pages(due)}
+                else:
+                    done, asking = await self._next(asking, self._pause_s(now_ms))
+                    for task in done:
+                        task.result()
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _next(
+        self, asking: set[asyncio.Task[None]], pause_s: float
+    ) -> tuple[set[asyncio.Task[None]], set[asyncio.Task[None]]]:
+        """Wait for a question to end, or for so many exchange seconds: one slow answer must not hold up the others."""
+        if asking:
+            return await asyncio.wait(
+                asking, timeout=self._exchange.clock.wall_s(pause_s), return_when=asyncio.FIRST_COMPLETED
+            )
+        await self._exchange.clock.sleep(pause_s)
+        return set(), set()
 
     def _pause_s(self, now_ms: float) -> float:
         """Until something is due, but never long: bars that arrive meanwhile may settle everything."""
@@ -64,27 +86,27 @@ class Stragglers:
         shortest_s = 0.005 * self._exchange.clock.speed
         return max(min(wanted_s, 1.0), 0.05, shortest_s)
 
-    async def _ask(self, due: Sequence[Key]) -> None:
-        """Ask once for every run of due minutes of each symbol."""
+    def _pages(self, due: Sequence[Key]) -> list[tuple[Symbol, Interval]]:
+        """One page for every run of due minutes of each symbol."""
         minutes_by_symbol: dict[str, list[int]] = defaultdict(list)
         for symbol, minute in due:
             minutes_by_symbol[symbol].append(minute)
         page_minutes = PAGE_MINUTES[self._exchange.market]
-        pages = [
+        return [
             (Symbol(symbol), page)
             for symbol, minutes in minutes_by_symbol.items()
             for run in runs_of_minutes(minutes)
             for page in pages_of(run, page_minutes)
         ]
-        await in_parallel((self._ask_page(symbol, page) for symbol, page in pages), CONCURRENCY)
 
     async def _ask_page(self, symbol: Symbol, page: Interval) -> None:
         wanted = [(str(symbol), minute) for minute in page.minutes]
-        # What arrived while this page waited for its turn need not be asked for.
-        if not any(self._tally.awaits(key) for key in wanted):
-            return
         try:
-            bars = await fetch_page(self._exchange, symbol, page, attempts=_ATTEMPTS)
+            async with self._slots:
+                # What arrived while this page waited for its turn need not be asked for.
+                if not any(self._tally.awaits(key) for key in wanted):
+                    return
+                bars = await fetch_page(self._exchange, symbol, page, attempts=_ATTEMPTS)
         except OhlcvError as error:
             self._failed(wanted, error)
             return

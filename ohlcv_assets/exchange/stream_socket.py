@@ -16,6 +16,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -38,6 +39,7 @@ _SILENCE_S, _LONGEST_SILENCE_S = 10.0, 80.0
 #: However fast the replay, a busy machine may be silent this long.
 _LEAST_SILENCE_WALL_S = 3.0
 _LONGEST_PAUSE_S = 10.0
+_CLOSING_S = 0.5
 _log = structlog.get_logger()
 
 
@@ -146,14 +148,22 @@ class Socket:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            # A client of ccxt whose connection broke is of no use; without it the next subscription dials anew.
-            await self._pro.close_ws_clients()
+            await self._hang_up()
 
     async def _subscribe(self, chunk: Sequence[Symbol], index: int) -> str:
         """Send one SUBSCRIBE and wait: nothing resolves it (see `handle_ohlcv`), only a broken connection ends it."""
         await asyncio.sleep(index * _BETWEEN_FRAMES_S)
         await self._pro.watch_ohlcv_for_symbols([[symbol, "1m"] for symbol in chunk])
         return "the subscription ended"
+
+    async def _hang_up(self) -> None:
+        """Forget ccxt's clients, so that the next subscription dials anew; a silent peer is not waited for."""
+        clients = list(self._pro.clients.values())
+        self._pro.clients.clear()
+        for client in clients:
+            # An orderly close waits ten seconds for the peer's answer.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(client.close(), _CLOSING_S)
 
     async def _silence(self) -> str:
         """Return when no kline has come for too long: a dead peer, a stalled one, or a route that only acknowledges."""

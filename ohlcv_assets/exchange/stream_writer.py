@@ -94,7 +94,7 @@ class Writer:
             if symbol is None or symbol not in self._tally.first_minutes or row[0] not in self._window:
                 return
             # Checked one by one here, so that a batch is sound when it is made.
-            klines.bars_of(self._listing.market, [symbol], [row], [event.received])
+            klines.check_rows([row])
         except IncompletePage as error:
             _log.warning("a closed kline that is none", symbol_id=event.symbol_id, reason=str(error))
             return

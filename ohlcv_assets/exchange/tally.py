@@ -6,6 +6,7 @@ others in this folder tell it what happened, and ask it what is left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -94,7 +95,7 @@ class Tally:
         ]
 
     def next_due_ms(self, now_ms: float, delay_s: float) -> float | None:
-        """When `due` next gives something; None when everything is settled."""
+        """When `due` next gives something; None when everything is settled, infinity when all of it is being asked for."""
         earliest: float | None = None
         # Minutes are in order of time, so the first that is not due for its age ends the search.
         for minute, awaited in self._open.items():
@@ -104,6 +105,12 @@ class Tally:
             ask_ms = min(state.ask_again_ms for state in awaited.values())
             earliest = ask_ms if earliest is None else min(earliest, ask_ms)
         return earliest
+
+    def being_asked(self, keys: Iterable[Key]) -> None:
+        """These are asked for now, and not due before the answer is in."""
+        for symbol, minute in keys:
+            if state := self._open.get(minute, {}).get(symbol):
+                state.ask_again_ms = math.inf
 
     def asked_in_vain(self, keys: Iterable[Key], now_ms: float, *, answered: bool) -> None:
         """These were asked for and are still not there: `answered` if the exchange gave a healthy answer without them."""
