@@ -302,7 +302,9 @@ class LocalPostgres:
 
 def address(user: str, password: str, port: int, database: str) -> str:
     """postgresql://user:password@127.0.0.1:port/database, each part quoted."""
-    return f"postgresql://{quote(user)}:{quote(password)}@127.0.0.1:{port}/{quote(database, safe='')}"
+    return (
+        f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{port}/{quote(database, safe='')}"
+    )
 
 
 def _is_ours(server: LocalServer) -> bool:

@@ -120,19 +120,26 @@ $$;
 do $$
 declare
     role_name text;
+    -- From 16 on whoever creates a role is a member of it, but may not yet become it.
+    membership text := case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end;
 begin
     foreach role_name in array array['ohlcv_writer', 'ohlcv_reader'] loop
         begin
             if not exists (select from pg_roles where rolname = role_name) then
                 execute format('create role %I nologin', role_name);
             end if;
-            -- A session becomes one of them by `set role`; only a superuser may without being a member.
-            if not pg_has_role(current_user, role_name, 'member') then
-                execute format('grant %I to %I', role_name, current_user);
-            end if;
         exception when duplicate_object or unique_violation then
             null;  -- it is there, which is all that was wanted
         end;
+        -- A session of ours becomes one of them by `set role`.
+        if not pg_has_role(current_user, role_name, membership) then
+            begin
+                execute format('grant %I to %I', role_name, current_user);
+            exception when insufficient_privilege then
+                raise exception 'role % was made by another login: let it be granted to %', role_name, current_user
+                    using errcode = 'insufficient_privilege';
+            end;
+        end if;
     end loop;
 end
 $$;
