@@ -111,6 +111,13 @@ class Settings(BaseSettings):
         description="How many exchange seconds after its hour a streaming run stays, overlapping with the next.",
     )
     streamed_since: _Day = Field("2025-01-01", description="First UTC day of the hourly partitions of streamed_bars.")
+    daily_since: _Day | None = Field(
+        None, description="First UTC day of the daily partitions; unset: the market's first day on Binance."
+    )
+    partitions_until: _Day | None = Field(
+        None,
+        description="UTC day before which all partitions end, for a replayed past; unset: they grow with the clock.",
+    )
     autostart: bool = Field(
         default=False,
         description="Whether sensors and schedules are on as soon as the code location is loaded.",

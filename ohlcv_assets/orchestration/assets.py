@@ -69,7 +69,7 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
 
     @dg.asset(
         key=asset_key(settings, market, "streamed_bars"),
-        partitions_def=hourly_partitions(settings.streamed_since),
+        partitions_def=hourly_partitions(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(24),
         group_name=market.value,
         kinds={"postgres"},
@@ -103,7 +103,7 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key(settings, market, "daily_bars"),
-        partitions_def=daily_partitions(market),
+        partitions_def=daily_partitions(settings, market),
         backfill_policy=dg.BackfillPolicy.multi_run(31),
         group_name=market.value,
         kinds={"parquet"},
@@ -128,7 +128,7 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
 
 def build_daily_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
     """Both captures of a day compared bar for bar; its checks are the verdict."""
-    key, partitions = asset_key(settings, market, "daily_qa"), daily_partitions(market)
+    key, partitions = asset_key(settings, market, "daily_qa"), daily_partitions(settings, market)
     specs = checks.specs(key, partitions)
 
     @dg.asset(

@@ -53,7 +53,9 @@ def _match(qa: DayQa) -> Outcome:
     )
     numbers: dict[str, Any] = {key: value for key, value in summary(qa).items() if key not in ("market", "day")}
     if not report.differences.is_empty():
-        numbers["first_differences"] = metadata.table(report.differences)
+        numbers["first_differences"] = metadata.table(
+            report.differences.rename({"left": "streamed", "right": "daily"})
+        )
     return Outcome(report.is_match, sentence, numbers)
 
 

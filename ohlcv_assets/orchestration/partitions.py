@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 import dagster as dg
 
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import HOUR_MS, Interval, from_ms, to_ms
 
 #: The first UTC day of each market on Binance: nothing can be asked for before it.
@@ -21,24 +22,36 @@ _HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 _DAY_FORMAT = "%Y-%m-%d"
 
 
-def hourly_partitions(first_day: str) -> dg.HourlyPartitionsDefinition:
-    """UTC hours from `first_day` on.
+def hourly_partitions(settings: Settings) -> dg.HourlyPartitionsDefinition:
+    """UTC hours from OHLCV_STREAMED_SINCE on.
 
     The two hours that are not over yet have keys as well: a streaming run starts before its hour does.
     """
+    since, until = settings.streamed_since, settings.partitions_until
     return dg.HourlyPartitionsDefinition(
-        start_date=f"{first_day}-00:00", timezone="UTC", fmt=_HOUR_FORMAT, end_offset=2
+        start_date=f"{since}-00:00",
+        end_date=f"{until}-00:00" if until else None,
+        timezone="UTC",
+        fmt=_HOUR_FORMAT,
+        end_offset=0 if until else 2,
     )
 
 
-def daily_partitions(market: Market) -> dg.DailyPartitionsDefinition:
-    """Finished UTC days from the market's first on."""
-    return dg.DailyPartitionsDefinition(start_date=FIRST_DAY[market], timezone="UTC", fmt=_DAY_FORMAT)
+def daily_partitions(settings: Settings, market: Market) -> dg.DailyPartitionsDefinition:
+    """Finished UTC days from the market's first, or OHLCV_DAILY_SINCE, on."""
+    since, until = settings.daily_since or FIRST_DAY[market], settings.partitions_until
+    return dg.DailyPartitionsDefinition(start_date=since, end_date=until, timezone="UTC", fmt=_DAY_FORMAT)
 
 
 def hour_key(hour_ms: int) -> str:
     """The partition key of the hour that starts at `hour_ms`."""
     return from_ms(hour_ms).strftime(_HOUR_FORMAT)
+
+
+def has_hour(hours: dg.HourlyPartitionsDefinition, hour_ms: int) -> bool:
+    """Whether that hour is one of the partitions by their limits; the replayed past has keys, and so has the next hour."""
+    last = hours.end
+    return hours.start.timestamp() * 1000 <= hour_ms and (last is None or hour_ms < last.timestamp() * 1000)
 
 
 def day_key(day: date) -> str:

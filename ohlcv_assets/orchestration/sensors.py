@@ -11,15 +11,15 @@ import dagster as dg
 from ohlcv_assets.clock import Clock
 from ohlcv_assets.errors import OhlcvError
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.orchestration.partitions import hour_key
+from ohlcv_assets.orchestration.partitions import has_hour, hour_key, hourly_partitions
 from ohlcv_assets.orchestration.preview import UnresolvedAssetJobDefinition
 from ohlcv_assets.orchestration.resources import ExchangeResource
 from ohlcv_assets.settings import Settings
-from ohlcv_assets.timestamps import HOUR_MS, floor_to, parse_time
+from ohlcv_assets.timestamps import HOUR_MS, floor_to
 
 #: What a run may take beyond its hour and overlap, in seconds of our own time: starting, and the last REST repairs.
 _MARGIN_S = 600
-_BEFORE = "the exchange's clock is before OHLCV_STREAMED_SINCE: there is no partition for this hour"
+_BEFORE = "the exchange's clock is outside the partitions: see OHLCV_STREAMED_SINCE and OHLCV_PARTITIONS_UNTIL"
 
 
 def hours_to_stream(now_ms: int, lead_s: float) -> list[int]:
@@ -67,9 +67,9 @@ def build_stream_sensor(settings: Settings, jobs: dict[Market, UnresolvedAssetJo
 
 
 def _requests(settings: Settings, market: Market, job_name: str, clock: Clock) -> Iterator[dg.RunRequest]:
-    now_ms, first_ms = clock.now_ms(), parse_time(settings.streamed_since)
+    now_ms, hours = clock.now_ms(), hourly_partitions(settings)
     for hour_ms in hours_to_stream(now_ms, settings.stream_lead_s):
-        if hour_ms < first_ms:
+        if not has_hour(hours, hour_ms):
             continue
         remaining_s = (hour_ms + HOUR_MS - now_ms) / 1000 + settings.stream_overlap_s
         # Without a limit a run of a host that crashed would stay "started" for ever and hold its place in the queue.

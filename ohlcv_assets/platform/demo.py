@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import filelock
@@ -37,8 +37,9 @@ from ohlcv_assets.storage.local_postgres import LocalPostgres, bars_url
 from ohlcv_assets.timestamps import HOUR_MS, MINUTE_MS, Interval, iso
 
 UNIVERSE = "v0.1"
-#: A run needs some ten seconds of our time to start, which is ten minutes of an exchange that runs sixty times as fast.
-_LEAD_MS = 14 * MINUTE_MS
+#: Seconds of our own time between the launch of the streaming runs and their hour: a run needs some ten to start,
+#: however fast the exchange's clock runs.
+_LEAD_WALL_S = 15
 _RUN_S = 300.0
 _SETTINGS = "settings.json"
 
@@ -98,7 +99,10 @@ def demo_settings(home: Path, options: DemoOptions, exchange_url: str) -> Settin
         universes=home / "universes",
         universe=UNIVERSE,
         exchange_url=exchange_url,
+        # The day and nothing else, so that its 24 hours are all that the UI's partition pages show.
         streamed_since=options.day.isoformat(),
+        daily_since=options.day.isoformat(),
+        partitions_until=(options.day + timedelta(days=1)).isoformat(),
         # d in seconds of a clock that runs sixty times as fast as this machine does: one second of its own.
         download_delay_s=options.speed,
         stream_overlap_s=2 * options.speed,
@@ -155,7 +159,9 @@ class Demo:
         with self._step("start PostgreSQL"):
             platform.start_postgres()
         with self._step("start the replay exchange and Dagster"):
-            start_ms = Interval.of_day(self.options.day).end_ms - HOUR_MS - _LEAD_MS
+            start_ms = (
+                Interval.of_day(self.options.day).end_ms - HOUR_MS - int(_LEAD_WALL_S * self.options.speed * 1000)
+            )
             replay = platform.start(
                 "replay-exchange", self.options.replay_command(start_ms, int(exchange_url.rpartition(":")[2]))
             )

@@ -1,6 +1,7 @@
 """The three assets of a market through Dagster, over a real exchange process, PostgreSQL and a real lake."""
 
 import json
+from datetime import date
 
 import dagster as dg
 import polars as pl
@@ -103,7 +104,7 @@ def test_one_corrupted_bar_turns_the_check_red_and_is_named(deployment: Deployme
     numbers = {k: v.value for k, v in evaluations["streamed_equals_daily"].metadata.items()}
     assert (numbers["bars_differing"], numbers["bars_equal"]) == (1, 3 * 1440 - 1)
     (row,) = [record.data for record in numbers["first_differences"].records]
-    assert (row["symbol"], row["column"], row["left"], row["right"]) == (symbol, "volume", volume, volume / 2)
+    assert (row["symbol"], row["column"], row["streamed"], row["daily"]) == (symbol, "volume", volume, volume / 2)
     differences = _materializations(deployment, Market.FUTURES, "daily_qa")[DAY]["differences"]
     assert pl.read_parquet(differences)["timestamp"].to_list() == [timestamp]
 
@@ -164,7 +165,5 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
     return failure.description if failure else str(event.step_failure_data.error)
 
 
-def _day():
-    from datetime import date
-
+def _day() -> date:
     return date.fromisoformat(DAY)

@@ -35,7 +35,7 @@ create table public.bars (
         and taker_buy_volume < 'infinity' and taker_buy_quote_volume < 'infinity'
     ),
     constraint trade_count_not_negative check (trade_count >= 0),
-    constraint no_trade_no_volume check (trade_count > 0 or volume = 0),
+    constraint no_trade_no_volume check (trade_count > 0 or (volume = 0 and quote_volume = 0)),
     constraint taker_part_of_whole check (
         taker_buy_volume <= volume and taker_buy_quote_volume <= quote_volume
     )
