@@ -37,7 +37,7 @@ _log = structlog.get_logger()
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _ask_again = stamina.RetryingCaller(attempts=6, timeout=60.0, wait_initial=0.25, wait_max=8.0).on(LakeUnavailable)
-_LOCK_TIMEOUT_S = 60.0
+_LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
 #: A write takes seconds; a temporary file that nobody has touched for an hour has lost its writer.
 _ORPHAN_AGE_S = 3600.0
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
@@ -181,7 +181,7 @@ class FolderStore:
         return self._root.joinpath(*checked_key(key).split("/"))
 
     def _lock(self) -> filelock.BaseFileLock:
-        return filelock.FileLock(self._root / ".lock", timeout=_LOCK_TIMEOUT_S)
+        return filelock.FileLock(self._root / ".lock", timeout=_LOCK_TIMEOUT_S, poll_interval=_LOCK_POLL_S)
 
     @contextmanager
     def _staged(self, path: Path, content: bytes) -> Iterator[Path]:
