@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -193,9 +194,12 @@ def set_foreign_lock_aside(data: Path) -> None:
     That is one which names a living process of another kind, or nothing that can be read. One that names a dead
     process is left: PostgreSQL deals with it, and checks the shared memory that it names. Nothing is done to any process.
     """
+    lock = data / "postmaster.pid"
+    if lock.exists() and _locked_by(data) is None:
+        time.sleep(0.5)  # a server that somebody starts by hand may be about to write it
     pid = _locked_by(data)
     if holder(data) is None and (pid is None or _exists(pid)):
-        (data / "postmaster.pid").unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
 
 
 def locked_port(data: Path) -> int | None:
