@@ -6,6 +6,7 @@ any command's body.
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -24,8 +25,13 @@ app = typer.Typer(
 
 
 @app.callback()
-def _program() -> None:
+def _program(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what happens inside, on standard error."),
+) -> None:
     """One-minute OHLCV bars of Binance, captured twice and compared bar for bar."""
+    from ohlcv_assets.logs import show_from
+
+    show_from(logging.INFO if verbose else logging.WARNING)
 
 
 for command in (demo, up, ui, replay):

@@ -18,8 +18,6 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import structlog
-
 from ohlcv_assets.clock import ExchangeClock, SystemClock, utc_now
 from ohlcv_assets.errors import OhlcvError, RateLimited, Refused, UsageError, meaning_of
 from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE, WeightBudget, shared_folder
@@ -27,6 +25,7 @@ from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently
 from ohlcv_assets.exchange.server_time import BASE_URLS, CLOCK_WEIGHT, STOP_STATUSES, measure_clock
 from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, floor_to
 
@@ -40,7 +39,7 @@ PAGE_MINUTES = {Market.SPOT: 1000, Market.FUTURES: 499}
 
 _TIMEOUT_MS = 10_000
 _USED_WEIGHT = "x-mbx-used-weight-1m"
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class Answer(NamedTuple):

@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
 from filelock import FileLock
 
 from ohlcv_assets.clock import ExchangeClock
 from ohlcv_assets.errors import BadSetting, Refused
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.timestamps import MINUTE_MS, floor_to
 
 #: Weight a minute and address that Binance allows.
@@ -37,8 +37,9 @@ WEIGHT_PER_MINUTE = {Market.SPOT: 6000, Market.FUTURES: 2400}
 _TRANSIT_S = 0.25
 _WIDEST_GUARD_MS = 15_000
 _LOCK_TIMEOUT_S = 10.0
+_FILE_BYTES = 512
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @dataclass
@@ -65,6 +66,8 @@ class WeightBudget:
         self.path = folder / f"{name}.json"
         self.limit = limit
         self.spent = 0
+        # What this process saw last: an answer's count that is no higher needs no look into the file.
+        self._known_used: dict[int, int] = {}
         self._clock = clock
         self._lock = FileLock(folder / f"{name}.lock")
         transit_ms = min(_TRANSIT_S * 1000 * clock.speed, _WIDEST_GUARD_MS)
@@ -88,7 +91,7 @@ class WeightBudget:
         """Correct the count of the current minute upward to what the exchange says was used."""
         minutes = self._minutes_now()
         # Near the full minute it is not known which minute the exchange's figure is of.
-        if len(minutes) == 1 and used > self._read().minutes.get(minutes[0], 0):
+        if len(minutes) == 1 and used > self._known_used.get(minutes[0], 0):
             with self._locked() as state:
                 state.minutes[minutes[0]] = max(used, state.minutes.get(minutes[0], 0))
 
@@ -100,7 +103,8 @@ class WeightBudget:
 
     def used_now(self) -> int:
         """Weight counted for the current minute, by all processes."""
-        return max(self._read().minutes.get(minute, 0) for minute in self._minutes_now())
+        with self._locked() as state:
+            return max(state.minutes.get(minute, 0) for minute in self._minutes_now())
 
     def _take(self, weight: int) -> float:
         """Count `weight` and return 0, or return how many exchange seconds to wait before trying again."""
@@ -160,10 +164,14 @@ class WeightBudget:
             "written_s": time.time(),
             "blocked_until_s": state.blocked_until_s,
         }
-        # Whoever reads without the lock, or after a kill, sees a whole file: the old one or the new one.
-        draft = self.path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(self.path)
+        self._known_used = state.minutes
+        # One short write of one length, under the lock: a renamed draft would take ten times as long, and what a
+        # kill could tear would be begun anew.
+        descriptor = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            os.pwrite(descriptor, json.dumps(content).ljust(_FILE_BYTES).encode(), 0)
+        finally:
+            os.close(descriptor)
 
 
 def shared_folder() -> Path:

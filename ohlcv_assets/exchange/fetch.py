@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-import structlog
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA
 from ohlcv_assets.exchange import klines
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
 from ohlcv_assets.exchange.retrying import ATTEMPTS, patiently
 from ohlcv_assets.instruments import Symbol
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, floor_to, runs_of_minutes
 
 #: (bars settled, bars expected): called whenever some more are settled.
@@ -29,7 +29,7 @@ CONCURRENCY = 8
 
 #: Between two answers that lack a minute pass this many exchange seconds: two questions at once are one witness.
 _RECHECK_AFTER_S = 1.0
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @dataclass(frozen=True)

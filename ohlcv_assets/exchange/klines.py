@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -33,15 +34,15 @@ _STREAM_FIELDS = ("t", "o", "h", "l", "c", "v", "T", "q", "n", "V", "Q", "B")
 
 
 def bars_of(
-    market: Market, symbols: Sequence[str], rows: Sequence[Row], received: Sequence[datetime]
+    market: Market, symbols: str | Sequence[str], rows: Sequence[Row], received: datetime | Sequence[datetime]
 ) -> pl.DataFrame:
     """The bars of these kline rows: one row each of `CAPTURED_SCHEMA`, in the order given.
 
     Args:
         market: the market of all of them.
-        symbols: the unified symbol of each row.
+        symbols: the unified symbol of each row, or of all.
         rows: kline rows of twelve; `row[0]` is the start of the minute in UNIX milliseconds.
-        received: when each row entered this process, tz-aware UTC; the bar's `end_download_timestamp`.
+        received: when each row, or all, entered this process, tz-aware UTC; the bar's `end_download_timestamp`.
 
     Raises:
         IncompletePage: a row that is no one-minute kline, with the first reason found.
@@ -50,13 +51,14 @@ def bars_of(
         return pl.DataFrame(schema=CAPTURED_SCHEMA)
     columns, values = _checked(rows)
     data = {
-        "market": pl.Series([market.value], dtype=pl.String).new_from_index(0, len(rows)),
-        "symbol": [str(symbol) for symbol in symbols],
+        "market": market.value,
+        "symbol": symbols,
         "timestamp": columns[_OPEN_TIME],
         **values,
         "end_download_timestamp": received,
     }
-    return pl.DataFrame(data, schema=CAPTURED_SCHEMA)
+    # Series of known dtypes: a dict with a schema would be cast column by column.
+    return pl.DataFrame([_series(name, data[name], len(rows)) for name in CAPTURED_SCHEMA])
 
 
 def page_of(market: Market, symbol: str, interval: Interval, answer: Any, received: datetime) -> pl.DataFrame:
@@ -70,13 +72,12 @@ def page_of(market: Market, symbol: str, interval: Interval, answer: Any, receiv
     """
     if not isinstance(answer, list):
         raise IncompletePage(f"{symbol} {interval}: the answer is no list of klines but {_shortened(answer)}")
-    frame = bars_of(market, [symbol] * len(answer), answer, [received] * len(answer))
-    starts = frame["timestamp"]
-    if starts.len() and (starts[0] not in interval or starts[-1] not in interval):
-        raise IncompletePage(
-            f"{symbol}: asked for {interval}, was given {iso(starts[0])} to {iso(starts[-1])}",
-        )
-    if (starts.diff().drop_nulls() <= 0).any():
+    frame = bars_of(market, symbol, answer, received)
+    # On plain integers: each polars operation costs more than a page of them.
+    starts: list[int] = [row[_OPEN_TIME] for row in answer]
+    if starts and (starts[0] not in interval or starts[-1] not in interval):
+        raise IncompletePage(f"{symbol}: asked for {interval}, was given {iso(starts[0])} to {iso(starts[-1])}")
+    if any(following <= start for start, following in pairwise(starts)):
         raise IncompletePage(f"{symbol} {interval}: the klines are not in order, or one comes twice")
     return frame
 
@@ -93,6 +94,13 @@ def row_of_event(kline: Mapping[str, Any]) -> list[Any]:
         return [kline[field] for field in _STREAM_FIELDS]
     except KeyError as error:
         raise IncompletePage(f"a kline event without {error}: {_shortened(kline)}") from error
+
+
+def _series(name: str, values: Any, length: int) -> pl.Series:
+    """The column of that name; one value stands for all rows."""
+    if isinstance(values, str | datetime):
+        return pl.Series(name, [values], dtype=CAPTURED_SCHEMA[name]).new_from_index(0, length)
+    return pl.Series(name, values, dtype=CAPTURED_SCHEMA[name])
 
 
 def check_rows(rows: Sequence[Row]) -> None:

@@ -11,21 +11,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-import structlog
-
 from ohlcv_assets.errors import OhlcvError, PermanentError
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
 from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, pages_of
 from ohlcv_assets.exchange.stream_writer import Writer
 from ohlcv_assets.exchange.tally import Key, Tally
 from ohlcv_assets.instruments import Symbol
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, iso, runs_of_minutes
 
 #: A bar may come so many exchange seconds late and still be taken: only then can two answers call it missing.
 #: (Binance's own streams are up to half a minute late, its REST lags behind them.)
 SETTLED_AFTER_S = 60.0
 _ATTEMPTS = 3
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class Stragglers:

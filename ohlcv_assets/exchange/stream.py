@@ -14,8 +14,6 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
-import structlog
-
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.exchange.binance import Exchange
 from ohlcv_assets.exchange.fetch import Progress, first_listed_minute, minutes_frame
@@ -25,11 +23,12 @@ from ohlcv_assets.exchange.stream_socket import CONNECTION_SYMBOLS, Socket
 from ohlcv_assets.exchange.stream_writer import Sink, Writer
 from ohlcv_assets.exchange.tally import Key, Tally
 from ohlcv_assets.instruments import Symbol
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.timestamps import Interval, iso
 
 #: So long after its end a run still tries to get bars that the exchange gives no healthy answer about.
 _PATIENCE_S = 600.0
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 async def stream_bars(

@@ -22,11 +22,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-import structlog
-
 from ohlcv_assets.clock import ExchangeClock, utc_now
 from ohlcv_assets.exchange.binance import Exchange, ccxt_config
 from ohlcv_assets.instruments import Symbol
+from ohlcv_assets.logs import get_logger
 
 #: The exchange ignores a longer frame without a word; so many symbols are safe at the usual length of their names.
 CHUNK_SYMBOLS, FRAME_BYTES = 150, 3_900
@@ -40,7 +39,7 @@ _SILENCE_S, _LONGEST_SILENCE_S = 10.0, 80.0
 _LEAST_SILENCE_WALL_S = 3.0
 _LONGEST_PAUSE_S = 10.0
 _CLOSING_S = 0.5
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @dataclass(frozen=True)

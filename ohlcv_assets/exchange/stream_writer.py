@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
-import structlog
 
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.clock import ExchangeClock
@@ -23,6 +22,7 @@ from ohlcv_assets.exchange import klines
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.stream_socket import ClosedKline
 from ohlcv_assets.exchange.tally import Key, Tally
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.timestamps import Interval, label_end
 
 #: Takes bars (`CAPTURED_SCHEMA`) of one channel; returns when they are stored for good.
@@ -30,7 +30,7 @@ Sink = Callable[[pl.DataFrame, Channel], Awaitable[None]]
 
 #: Exchange seconds of gathering before a batch is written: a minute's bars come within some hundred milliseconds.
 _GATHER_S = 0.05
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @dataclass

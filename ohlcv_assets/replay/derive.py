@@ -1,7 +1,7 @@
 """The kline fields that a file of bars lacks, derived from the fields that it has: the only place that does so.
 
 Many recordings keep only open, high, low, close and volume. The replay exchange must serve all eleven fields, so the
-others are made up here, from the bar alone and always the same:
+others are made up here, from the recording alone and always the same:
 
     quote_volume            volume times the mean of open, high, low and close
     trade_count             1 + the integer part of sqrt(quote_volume); 0 where there is no volume
@@ -11,19 +11,25 @@ others are made up here, from the bar alone and always the same:
 Amounts are cut to the symbol's own grid, the fewest decimals that write all its volumes (for quote amounts: all its
 prices and volumes together), eight at most. Each field is derived only when its column is absent, and every derived
 bar obeys `bars.INVARIANTS`. Only IEEE basic operations and the square root are used, so that every machine derives
-the same bits.
+the same bits; and numpy, because polars divides by a constant by multiplying with its reciprocal, which is not
+the nearest double.
 """
 
 from __future__ import annotations
 
-from functools import reduce
+from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 #: Binance's finest grid.
 MOST_DECIMALS = 8
 
 _PRICES = ("open", "high", "low", "close")
+
+_Floats = NDArray[np.float64]
+_Bars = dict[str, NDArray[Any]]
 
 
 def complete(frame: pl.DataFrame) -> pl.DataFrame:
@@ -35,48 +41,65 @@ def complete(frame: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The same rows; columns that were there are untouched.
     """
-    units = frame.select(_unit("volume").alias("volume_unit"), _quote_unit().alias("quote_unit"))
-    frame = frame.hstack(units)
-    for name, expression in _RECIPES.items():
-        if name not in frame.columns:
-            frame = frame.with_columns(expression.alias(name))
-    return frame.drop(units.columns)
+    units = frame.select("symbol").join(_units(frame), on="symbol", how="left", maintain_order="left")
+    volume_unit, quote_unit = units["volume_unit"].to_numpy(), units["quote_unit"].to_numpy()
+    bars = {name: frame[name].to_numpy() for name in (*_PRICES, "volume")}
+    for name, derive in (
+        ("quote_volume", lambda: _quote_volume(bars, quote_unit)),
+        ("trade_count", lambda: _trade_count(bars)),
+        ("taker_buy_volume", lambda: _taker_buy_volume(bars, volume_unit)),
+        ("taker_buy_quote_volume", lambda: _taker_buy_quote_volume(bars, quote_unit)),
+    ):
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number is refused by whoever reads the bars
+            bars[name] = frame[name].to_numpy() if name in frame.columns else derive()
+    return frame.with_columns(pl.Series(name, bars[name]) for name in bars if name not in frame.columns)
 
 
-def _unit(*columns: str) -> pl.Expr:
-    """Ten to the fewest decimals that write every value of the columns, symbol by symbol."""
-    finest = pl.lit(10.0**MOST_DECIMALS)
-    return reduce(
-        lambda otherwise, decimals: pl.when(_on_grid(columns, decimals)).then(10.0**decimals).otherwise(otherwise),
-        range(MOST_DECIMALS - 1, -1, -1),
-        finest,
-    )
+def _quote_volume(bars: _Bars, unit: _Floats) -> _Floats:
+    mean_price = (bars["open"] + bars["high"] + bars["low"] + bars["close"]) / 4
+    return _cut(bars["volume"] * mean_price, unit)
 
 
-def _on_grid(columns: tuple[str, ...], decimals: int) -> pl.Expr:
-    unit = 10.0**decimals
-    return pl.all_horizontal((pl.col(*columns) * unit).round() / unit == pl.col(*columns)).all().over("symbol")
+def _trade_count(bars: _Bars) -> NDArray[np.int64]:
+    return np.where(bars["volume"] > 0, 1 + np.sqrt(bars["quote_volume"]), 0).astype(np.int64)
 
 
-def _quote_unit() -> pl.Expr:
-    return pl.min_horizontal(_unit(*_PRICES) * _unit("volume"), 10.0**MOST_DECIMALS)
+def _taker_buy_volume(bars: _Bars, unit: _Floats) -> _Floats:
+    reach = bars["high"] - bars["low"]
+    rise = (bars["close"] - bars["open"]) / np.where(reach > 0, reach, 1)
+    return np.minimum(_cut(bars["volume"] * (0.5 + 0.4 * rise), unit), bars["volume"])
 
 
-def _cut(amount: pl.Expr, unit: str) -> pl.Expr:
+def _taker_buy_quote_volume(bars: _Bars, unit: _Floats) -> _Floats:
+    share = bars["taker_buy_volume"] / np.where(bars["volume"] > 0, bars["volume"], 1)
+    return np.minimum(_cut(bars["quote_volume"] * share, unit), bars["quote_volume"])
+
+
+def _cut(amount: _Floats, unit: _Floats) -> _Floats:
     """The amount cut to a whole number of units."""
-    return (amount * pl.col(unit)).floor() / pl.col(unit)
+    return np.floor(amount * unit) / unit
 
 
-_MEAN_PRICE = (pl.col("open") + pl.col("high") + pl.col("low") + pl.col("close")) / 4
-_RANGE = pl.col("high") - pl.col("low")
-_TAKER_SHARE = pl.when(_RANGE > 0).then(0.5 + 0.4 * (pl.col("close") - pl.col("open")) / _RANGE).otherwise(0.5)
-_TAKER_QUOTE = _cut(pl.col("quote_volume") * (pl.col("taker_buy_volume") / pl.col("volume")), "quote_unit")
-_TRADED = pl.col("volume") > 0
+def grid_decimals(columns: list[NDArray[np.float64]]) -> int:
+    """The fewest decimals, at most eight, that write every value of the columns.
 
-# In the order of derivation: later recipes read earlier columns.
-_RECIPES: dict[str, pl.Expr] = {
-    "quote_volume": _cut(pl.col("volume") * _MEAN_PRICE, "quote_unit"),
-    "trade_count": pl.when(_TRADED).then(1 + pl.col("quote_volume").sqrt().floor()).otherwise(0).cast(pl.Int64),
-    "taker_buy_volume": pl.min_horizontal(_cut(pl.col("volume") * _TAKER_SHARE, "volume_unit"), "volume"),
-    "taker_buy_quote_volume": pl.when(_TRADED).then(pl.min_horizontal(_TAKER_QUOTE, "quote_volume")).otherwise(0.0),
-}
+    A double is the nearest to a decimal of d places exactly when scaling by 10^d, rounding and dividing gives it back;
+    beyond 2^53 units the question has no answer and eight is given.
+    """
+    for decimals in range(MOST_DECIMALS):
+        unit = 10.0**decimals
+        if all(bool(np.all(np.rint(column * unit) / unit == column)) for column in columns):
+            return decimals
+    return MOST_DECIMALS
+
+
+def _units(frame: pl.DataFrame) -> pl.DataFrame:
+    """Ten to the decimals of each symbol's volumes and quote amounts: `symbol, volume_unit, quote_unit`."""
+    rows = []
+    for (symbol,), bars in frame.partition_by("symbol", as_dict=True).items():
+        price = grid_decimals([bars[name].to_numpy() for name in _PRICES])
+        volume = grid_decimals([bars["volume"].to_numpy()])
+        rows.append((symbol, 10.0**volume, 10.0 ** min(price + volume, MOST_DECIMALS)))
+    return pl.DataFrame(
+        rows, schema={"symbol": pl.String, "volume_unit": pl.Float64, "quote_unit": pl.Float64}, orient="row"
+    )

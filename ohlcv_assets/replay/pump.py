@@ -108,12 +108,10 @@ class Pump:
         final = tape.at(minute_ms)
         if final is None or (final.trade_count == 0 and self._tape.market is Market.FUTURES):
             return
-        lag_ms = self._script.close_lag_ms(self._tape.market, tape.symbol, minute_ms)
-        if lag_ms is None:
-            return
-        if lag_ms <= _HELD_BACK_MS:
-            self._closing[stream] = minute_ms
-        self._schedule(minute_ms + MINUTE_MS + lag_ms, partial(self._close, stream, tape, minute_ms))
+        for lag_ms in self._script.close_lags_ms(self._tape.market, tape.symbol, minute_ms):
+            if lag_ms <= _HELD_BACK_MS:
+                self._closing[stream] = minute_ms
+            self._schedule(minute_ms + MINUTE_MS + lag_ms, partial(self._close, stream, tape, minute_ms))
 
     def _close(self, stream: str, tape: SymbolTape, minute_ms: int, now_ms: int) -> None:
         if self._closing.get(stream) == minute_ms:

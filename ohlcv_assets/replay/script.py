@@ -4,7 +4,7 @@ Lives here: `Script`, a healthy exchange. Does not: any delivery; the pump, the 
 the script what to do and do it. A script of faults is a subclass that decides otherwise for some (symbol, minute,
 channel) or some request, and writes down what it did.
 
-    close_lag_ms   per (market, symbol, minute): how late the closing event is, or that it never comes
+    close_lags_ms  per (market, symbol, minute): how late the closing event is, that it never comes, or comes twice
     rest_bars      per (market, symbol, range, now): bars that REST shows otherwise than the truth, or not at all
     rest_fault     per (market, path): an answer in place of the true one: a status, headers and a body
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -46,11 +46,11 @@ class Script:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def close_lag_ms(self, market: Market, symbol: str, timestamp_ms: int) -> float | None:
-        """How many exchange milliseconds after a bar's end its closing event is sent; None for never."""
+    def close_lags_ms(self, market: Market, symbol: str, timestamp_ms: int) -> Sequence[float]:
+        """How many exchange milliseconds after a bar's end its closing event is sent, for each time that it is."""
         text = f"{self._seed} {market.value} {symbol} {timestamp_ms}"
         draw = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
-        return MEDIAN_LAG_MS * math.exp(LAG_SPREAD * _NORMAL.inv_cdf((draw + 0.5) / 2**48))
+        return (MEDIAN_LAG_MS * math.exp(LAG_SPREAD * _NORMAL.inv_cdf((draw + 0.5) / 2**48)),)
 
     def rest_bars(
         self, market: Market, symbol: str, first_ms: int, last_ms: int, now_ms: int

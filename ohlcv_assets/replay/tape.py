@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ohlcv_assets.bars import VALUES
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.replay.derive import MOST_DECIMALS
+from ohlcv_assets.replay.derive import grid_decimals
 from ohlcv_assets.replay.partial import Decimals, Kline
 from ohlcv_assets.replay.truth import exchange_symbol
 from ohlcv_assets.replay.wire import kline_row, printed_decimals
@@ -118,16 +118,3 @@ _DECIMAL_GROUPS = (
     [VALUES.index(name) for name in ("volume", "taker_buy_volume")],
     [VALUES.index(name) for name in ("quote_volume", "taker_buy_quote_volume")],
 )
-
-
-def grid_decimals(columns: list[NDArray[np.float64]]) -> int:
-    """The fewest decimals, at most eight, that write every value of the columns.
-
-    A double is the nearest to a decimal of d places exactly when scaling by 10^d, rounding and dividing gives
-    it back; beyond 2^53 units the question has no answer and eight is given.
-    """
-    for decimals in range(MOST_DECIMALS):
-        unit = 10.0**decimals
-        if all(bool(np.all(np.rint(column * unit) / unit == column)) for column in columns):
-            return decimals
-    return MOST_DECIMALS

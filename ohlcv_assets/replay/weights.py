@@ -74,7 +74,9 @@ class WeightPool:
 
     def _forget(self) -> None:
         if len(self.by_minute) > _MINUTES_KEPT:
-            del self.by_minute[min(self.by_minute)]
+            oldest = min(self.by_minute)
+            del self.by_minute[oldest]
+            self._refused_in_minute.pop(oldest, None)
 
 
 def futures_klines_weight(limit: int) -> int:

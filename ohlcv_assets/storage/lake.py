@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import Literal
 
 import polars as pl
-import structlog
 
 from ohlcv_assets.bars import SCHEMA
 from ohlcv_assets.clock import utc_now
@@ -35,11 +34,12 @@ from ohlcv_assets.errors import (
     UsageError,
 )
 from ohlcv_assets.instruments import Market, Universe
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET, DayFile, canonical, content_hash, corrupt, decode, encode
 from ohlcv_assets.storage.objects import StoredObject, open_store
 from ohlcv_assets.timestamps import Interval, iso
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _FILE = "bars.parquet"
 _DAY_KEY = re.compile(rf".*/date=(\d{{4}}-\d{{2}}-\d{{2}})/{re.escape(_FILE)}")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import psycopg
-import structlog
 
 from ohlcv_assets.errors import Refused
+from ohlcv_assets.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from typing import ParamSpec, Protocol, TypeVar
 import filelock
 import obstore
 import stamina
-import structlog
 from obstore import exceptions as s3_errors
 from obstore.store import S3Store
 
 from ohlcv_assets.errors import BadSetting, LakeUnavailable, Refused, UsageError
+from ohlcv_assets.logs import get_logger
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -28,14 +28,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-import structlog
 from filelock import FileLock, Timeout
 
 from ohlcv_assets.errors import DatabaseUnavailable, Refused
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.storage import postgres_process as process
 from ohlcv_assets.storage.postgres_process import Account
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 #: The superuser, and owner of the bars.
 USER = "ohlcv"
