@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
@@ -21,7 +21,8 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from ohlcv_assets.bars import VALUES
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.replay.script import Script
+from ohlcv_assets.replay.partial import Kline
+from ohlcv_assets.replay.script import Answer, Script
 from ohlcv_assets.replay.server import ReplayExchange
 from ohlcv_assets.replay.truth import exchange_symbol, generate_truth
 from ohlcv_assets.replay.websocket import RULES
@@ -337,19 +338,45 @@ async def test_a_connection_ends_after_its_lifetime() -> None:
 
 
 async def test_a_script_decides_which_bars_close() -> None:
-    """A bar that the script never closes has no x:true; one that it closes late comes late, values unchanged."""
+    """A bar that the script never closes has no x:true; one that it closes late and twice comes so, values unchanged."""
 
-    class Late(Script):
-        def close_lag_ms(self, market: Market, symbol: str, timestamp_ms: int) -> float | None:
-            return None if timestamp_ms % (2 * MINUTE_MS) else 30_000.0
+    class Faulty(Script):
+        def close_lags_ms(self, market: Market, symbol: str, timestamp_ms: int) -> Sequence[float]:
+            return () if timestamp_ms % (2 * MINUTE_MS) else (30_000.0, 31_000.0)
 
-    async with exchange(script=Late(0)) as (url, _), connected(url, f"/ws/{STREAMS[Market.SPOT][0]}") as socket:
+    truth = final_bars(Market.SPOT)
+    async with exchange(script=Faulty(0)) as (url, _), connected(url, f"/ws/{STREAMS[Market.SPOT][0]}") as socket:
         closed = []
-        while len(closed) < 2:
+        while len(closed) < 4:
             event = await receive(socket)
             closed += [event] if event["k"]["x"] else []
-    assert [event["k"]["t"] % (2 * MINUTE_MS) for event in closed] == [0, 0]
+    assert [event["k"]["t"] - NOON_MS for event in closed] == [0, 0, 2 * MINUTE_MS, 2 * MINUTE_MS]
     assert all(event["E"] >= event["k"]["T"] + 30_000 for event in closed)
+    assert all(values_of(event["k"]) == truth[event["s"], event["k"]["t"]] for event in closed)
+
+
+async def test_a_script_decides_what_rest_shows() -> None:
+    """REST can show a bar otherwise than the truth, leave one out, and answer with any status instead."""
+
+    class Faulty(Script):
+        def rest_bars(
+            self, market: Market, symbol: str, first_ms: int, last_ms: int, now_ms: int
+        ) -> Mapping[int, Kline | None]:
+            return {first_ms: None, last_ms: Kline(last_ms, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1, 0.0, 0.0, 1)}
+
+        def rest_fault(self, market: Market | None, path: str, now_ms: int) -> Answer | None:
+            return Answer(503, b"<html>", {"Retry-After": "3"}) if path.endswith("time") else None
+
+    asked = {"symbol": "BTCUSDT", "interval": "1m", "startTime": NOON_MS - 4 * MINUTE_MS, "limit": 4}
+    async with exchange(script=Faulty(0)) as (url, _), aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/api/v3/klines", params=asked) as answer:
+            rows = await answer.json()
+        async with session.get(f"{url}/fapi/v1/time") as answer:
+            assert (answer.status, await answer.text(), answer.headers["Retry-After"]) == (503, "<html>", "3")
+            assert answer.headers["X-MBX-USED-WEIGHT-1M"] == "1"
+    assert [row[0] - NOON_MS for row in rows] == [-3 * MINUTE_MS, -2 * MINUTE_MS, -MINUTE_MS]
+    assert float(rows[0][5]) != 2.0
+    assert float(rows[-1][5]) == 2.0
 
 
 async def test_stats_count_connections_and_subscriptions() -> None:

@@ -68,6 +68,24 @@ def test_a_derived_bar_depends_on_the_recording_only(rows: pl.DataFrame) -> None
     assert forward.equals(backward.reverse())
 
 
+@settings(max_examples=60, deadline=None)
+@given(recorded_rows())
+def test_derived_amounts_lie_on_the_recordings_grid(rows: pl.DataFrame) -> None:
+    """A derived amount needs no more decimals than the recorded prices and volumes do."""
+    derived = derive.complete(as_bars(rows))
+    price, volume, taker, quote = (
+        derive.grid_decimals([derived[name].to_numpy() for name in names])
+        for names in (
+            ("open", "high", "low", "close"),
+            ("volume",),
+            ("taker_buy_volume",),
+            ("quote_volume", "taker_buy_quote_volume"),
+        )
+    )
+    assert taker <= volume
+    assert quote <= price + volume
+
+
 def test_columns_that_are_there_are_not_derived() -> None:
     """A file's own count and taker volumes are served as they are."""
     given_columns = ONE_ROW.with_columns(count=3, taker_buy_volume=4.0, taker_buy_quote_volume=5.0, quote_volume=15.0)

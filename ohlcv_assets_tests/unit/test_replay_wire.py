@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ohlcv_assets.bars import VALUES
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.replay.derive import grid_decimals
 from ohlcv_assets.replay.partial import Decimals, Kline, so_far
-from ohlcv_assets.replay.tape import MarketTape, grid_decimals
+from ohlcv_assets.replay.tape import MarketTape
 from ohlcv_assets.replay.truth import generate_truth
 from ohlcv_assets.replay.wire import decimal_text, kline_event, kline_row
 from ohlcv_assets.timestamps import MINUTE_MS
