@@ -283,7 +283,7 @@ def our_errors(clock: ExchangeClock) -> Iterator[None]:
 
 
 def _explained(kind: type[OhlcvError], reason: str) -> OhlcvError:
-    hint = "ask `ohlcv symbols` what is listed" if issubclass(kind, UsageError) else None
+    hint = "choose symbols that the exchange lists on this market" if issubclass(kind, UsageError) else None
     return kind(reason, hint=hint)
 
 

@@ -13,12 +13,13 @@ import requests
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, VALUES, validate
 from ohlcv_assets.errors import ExchangeUnavailable, UnknownSymbol
-from ohlcv_assets.exchange.binance import klines_weight, open_exchange
-from ohlcv_assets.exchange.fetch import fetch_bars, pages_of
+from ohlcv_assets.exchange.binance import Exchange, klines_weight, open_exchange
+from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_bars, pages_of
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import Settings
-from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, Interval, floor_to, parse_time
+from ohlcv_assets.timestamps import HOUR_MS, MINUTE_MS, Interval, floor_to, parse_time
 
+NOON = "2025-06-01T12:00Z"
 DAY = Interval(parse_time("2025-06-01"), parse_time("2025-06-02"))
 MORNING = Interval(DAY.start_ms, DAY.start_ms + 12 * HOUR_MS)
 
@@ -128,23 +129,47 @@ async def test_minutes_that_the_exchange_does_not_have_are_named(replay_factory,
     assert fetched.missing.height > 250 * len(symbols)
 
 
-async def test_weight_that_others_spent_from_this_address_counts(replay_factory):
-    """With the minute nearly used up by somebody else, the fetch waits for the next one instead of running into a 429."""
-    replay = replay_factory(symbols=2, speed=20.0, start="2025-06-01T12:00:01Z")
-    session = requests.Session()
+def spend_elsewhere(url: str, weight: int) -> None:
+    """Use up the futures weight of the current minute as somebody else behind the same address would."""
     question = {"symbol": "BTCUSDT", "interval": "1m", "limit": 1500}
-    async with open_exchange(Market.FUTURES, Settings(exchange_url=replay.url)) as exchange:
-        while exchange.clock.now_ms() % MINUTE_MS > 30_000:
-            await exchange.clock.sleep(5)
+    with requests.Session() as session:
         used = 0
-        while used < 2250:
-            answer = session.get(f"{replay.url}/fapi/v1/klines", params=question, timeout=10)
+        while used < weight:
+            answer = session.get(f"{url}/fapi/v1/klines", params=question, timeout=10)
             used = int(answer.headers["X-MBX-USED-WEIGHT-1M"])
-        day = Interval(DAY.start_ms, DAY.start_ms + DAY_MS // 2)
-        for _ in range(12):
-            await fetch_bars(exchange, sorted(exchange.listing), day)
+
+
+async def at_the_start_of_a_minute(exchange: Exchange) -> None:
+    into_ms = exchange.clock.now_ms() % MINUTE_MS
+    await exchange.clock.sleep((MINUTE_MS - into_ms) / 1000 + 6)
+
+
+async def test_weight_that_others_spent_from_this_address_counts(replay_factory):
+    """With the minute nearly used up by somebody else, a fetch waits for the next one instead of running into a 429."""
+    replay = replay_factory(symbols=4, speed=20.0, start=NOON)
+    async with open_exchange(Market.FUTURES, Settings(exchange_url=replay.url)) as exchange:
+        await at_the_start_of_a_minute(exchange)
+        await asyncio.to_thread(spend_elsewhere, replay.url, 2250)
+        for _ in range(4):
+            await fetch_bars(exchange, sorted(exchange.listing), MORNING)
     assert replay.stats()["refused"] == {"429": 0, "418": 0}
     assert replay.stats()["max_used_weight"]["futures"] <= 2400
+
+
+async def test_a_429_stops_everybody_until_it_is_over(replay_factory):
+    """Requests that were under way when the limit was reached are refused; then nothing is sent until it is allowed."""
+    replay = replay_factory(symbols=6, speed=20.0, start=NOON)
+    async with open_exchange(Market.FUTURES, Settings(exchange_url=replay.url)) as exchange:
+        await at_the_start_of_a_minute(exchange)
+        await asyncio.to_thread(spend_elsewhere, replay.url, 2400)
+        before_ms = exchange.clock.now_ms()
+        fetched = await fetch_bars(exchange, sorted(exchange.listing), MORNING)
+        after_ms = exchange.clock.now_ms()
+    assert fetched.bars.select(*KEY, *VALUES).equals(bars_in(replay.truth(Market.FUTURES), MORNING))
+    assert floor_to(after_ms, MINUTE_MS) > floor_to(before_ms, MINUTE_MS)
+    refused = replay.stats()["refused"]
+    assert 1 <= refused["429"] <= CONCURRENCY
+    assert refused["418"] == 0
 
 
 _FETCH_SCRIPT = """
