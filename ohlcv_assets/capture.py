@@ -87,8 +87,9 @@ async def download_day(
     day: date,
     *,
     replace: bool = False,
+    universe_hash: str | None = None,
 ) -> DayDownload:
-    """Fetch a whole UTC day by REST and put it into the lake as one file.
+    """Fetch a whole UTC day by REST and put it into the lake as one file, with the universe's hash noted in it.
 
     Raises:
         UsageError: the day is not over on the exchange.
@@ -99,5 +100,7 @@ async def download_day(
     if interval.end_ms > now_ms:
         raise UsageError(f"{day} is not over: the exchange's clock says {iso(now_ms)}", hint="choose an earlier day")
     fetched = await fetch_bars(exchange, symbols, interval)
-    written = await asyncio.to_thread(lake.write_day, signature, day, fetched.bars, replace=replace)
+    written = await asyncio.to_thread(
+        lake.write_day, signature, day, fetched.bars, replace=replace, universe_hash=universe_hash
+    )
     return DayDownload(fetched, written)

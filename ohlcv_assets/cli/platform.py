@@ -64,11 +64,12 @@ def demo(
     console.print(f"[bold]ohlcv demo[/bold]: {day.date()}, {', '.join(options.markets)}", highlight=False)
     result = Demo(options, read_settings().home / _DEMO_HOME, console).run()
     console.print(result.table())
-    console.print(f"one bar was then corrupted on purpose: {result.corrupted}", highlight=False)
-    console.print(f"the data are in {result.location}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{sum(result.seconds.values()):.0f} s in all; to look at it in the UI: [bold]make ui[/bold]", highlight=False
-    )
+    for line in (
+        f"One bar was then corrupted on purpose: {result.corrupted}",
+        f"The data are in {result.location}",
+        f"{sum(result.seconds.values()):.0f} s in all. To look at it in the UI: make ui",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
     if not result.matches:
         raise typer.Exit(1)
 

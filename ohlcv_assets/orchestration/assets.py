@@ -21,7 +21,7 @@ from ohlcv_assets.errors import OhlcvError
 from ohlcv_assets.exchange.binance import Exchange
 from ohlcv_assets.exchange.fetch import Progress
 from ohlcv_assets.exchange.stream_report import StreamReport
-from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.instruments import Market, Symbol, Universe
 from ohlcv_assets.orchestration import checks, metadata
 from ohlcv_assets.orchestration.partitions import (
     daily_partitions,
@@ -120,8 +120,8 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
         keys = selected_keys(context)
         with failures():
             released = universe.load()
-            download = partial(_download, exchange.open(market), lake.open(), Signature.daily(market, released))
-            asyncio.run(download(released.symbols[market], keys, config, context))
+            download = partial(_download, exchange.open(market), lake.open(), market, released)
+            asyncio.run(download(keys, config, context))
 
     return daily_bars
 
@@ -201,16 +201,18 @@ async def _stream(
 async def _download(
     opening: AbstractAsyncContextManager[Exchange],
     lake: Lake,
-    signature: Signature,
-    symbols: Sequence[Symbol],
+    market: Market,
+    universe: Universe,
     keys: list[str],
     config: DailyBarsConfig,
     context: dg.AssetExecutionContext,
 ) -> None:
+    symbols = universe.symbols[market]
+    store = partial(download_day, replace=config.replace, universe_hash=universe.content_hash)
     async with opening as exchange:
         for key in keys:
             started_s = time.monotonic()
-            download = await download_day(exchange, lake, signature, symbols, day_of(key), replace=config.replace)
+            download = await store(exchange, lake, Signature.daily(market, universe), symbols, day_of(key))
             facts = {**_of_download(download, len(symbols)), "taken_s": time.monotonic() - started_s}
             context.add_asset_metadata(facts, partition_key=key)
 

@@ -153,7 +153,7 @@ class Demo:
         with self.console.status(name) as status:
             yield lambda progress: status.update(f"{name}: {progress}")
         self.seconds[name] = time.monotonic() - started_s
-        self.console.print(f"  [green]✓[/green] {name}  [dim]{self.seconds[name]:.1f} s[/dim]", highlight=False)
+        self.console.print(f"  [green]✓[/green] {name:52} [dim]{self.seconds[name]:6.1f} s[/dim]", highlight=False)
 
     def _start(self, platform: Platform, exchange_url: str) -> None:
         with self._step("start PostgreSQL"):
@@ -171,11 +171,10 @@ class Demo:
             release_universe(universe, platform.settings.universes)
 
     def _stream_and_backfill(self, platform: Platform) -> dict[str, Run]:
-        api, hour_ms = platform.api, Interval.of_day(self.options.day).end_ms - HOUR_MS
-        hour = Interval.of_hour(hour_ms)
+        api = platform.api
         day = self.options.day.isoformat()
         url = str(platform.settings.exchange_url)
-        with self._step(f"stream {hour} live, backfill the other 23 hours") as show:
+        with self._step("stream 23:00-24:00 live, backfill 00:00-23:00") as show:
             requests.post(f"{url}/_replay/clock", json={"speed": self.options.speed}, timeout=5).raise_for_status()
             jobs = {market: f"{market}_stream_hour" for market in self.options.markets}
             runs = {f"{market} stream": api.launch(job, partition=f"{day}-23:00") for market, job in jobs.items()}
@@ -186,7 +185,7 @@ class Demo:
 
     def _download_and_compare(self, platform: Platform) -> dict[str, Run]:
         day = self.options.day.isoformat()
-        with self._step("download the day by REST into the lake, compare"):
+        with self._step("download the day into the lake, compare"):
             runs = {
                 f"{market} day": platform.api.launch(f"{market}_day", partition=day)
                 for market in self.options.markets
@@ -206,7 +205,7 @@ class Demo:
         named = _named_bars(check)
         if check["passed"] or check["run_id"] != run_id or named != {(symbol, iso(timestamp_ms))}:
             raise Refused(f"the check did not name {symbol} {iso(timestamp_ms)}: {check}")
-        return f"{market} {symbol} {iso(timestamp_ms)}: the check is red and names exactly this bar"
+        return f"{symbol} {iso(timestamp_ms)}: the check is red and names exactly this bar"
 
 
 def _answers(exchange_url: str) -> bool:

@@ -77,6 +77,10 @@ def _latency(key: str) -> Any:
     return lambda result: f"{result.hour[key]:.2f} s" if key in result.hour else "none live"
 
 
+def _milliseconds(key: str) -> Any:
+    return lambda result: f"{result.hour[key]:.0f} ms" if key in result.hour else "none live"
+
+
 def _seconds(step: str) -> Any:
     return lambda result: f"{result.seconds[step]:.1f} s"
 
@@ -91,10 +95,11 @@ _ROWS = {
     "bars differing": _count("bars_differing"),
     "bars missing (both sides)": _missing,
     "match": lambda result: f"{result.check['match_pct']:g} %",
-    "latency p50, bar's end to commit (exchange clock)": _latency("latency_p50_s"),
-    "latency p99, bar's end to commit (exchange clock)": _latency("latency_p99_s"),
+    "latency p50, bar's end to commit, exchange clock": _latency("latency_p50_s"),
+    "latency p99, bar's end to commit, exchange clock": _latency("latency_p99_s"),
+    "latency p99, event to commit, our time": _milliseconds("event_to_commit_p99_ms"),
     "run: one hour live": _seconds("stream"),
     "run: 23 hours backfilled": _seconds("backfill"),
     "run: day downloaded and compared": _seconds("day"),
 }
-_SECTION_ENDS = ("bars fetched by REST into the lake", "match", "latency p99, bar's end to commit (exchange clock)")
+_SECTION_ENDS = ("bars fetched by REST into the lake", "match", "latency p99, event to commit, our time")
