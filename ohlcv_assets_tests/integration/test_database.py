@@ -97,8 +97,12 @@ def test_every_invariant_is_a_constraint_of_the_same_name(owner: psycopg.Connect
         ("low_is_lowest", "low = open + 0.5"),
         ("amounts_not_negative", "taker_buy_volume = -1"),
         ("amounts_not_negative", "volume = 'nan'"),
-        ("trade_count_not_negative", "trade_count = -1, volume = 0, taker_buy_volume = 0"),
+        (
+            "trade_count_not_negative",
+            "trade_count = -1, volume = 0, quote_volume = 0, taker_buy_volume = 0, taker_buy_quote_volume = 0",
+        ),
         ("no_trade_no_volume", "trade_count = 0"),
+        ("no_trade_no_volume", "trade_count = 0, volume = 0, taker_buy_volume = 0"),
         ("taker_part_of_whole", "taker_buy_volume = volume + 1"),
     ],
 )
