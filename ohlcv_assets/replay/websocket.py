@@ -109,7 +109,7 @@ class StreamApi:
 
     def add_routes(self, app: web.Application) -> None:
         """Put every path into the application; what follows a path names streams, or is a number and ignored."""
-        for path in _PATHS:
+        for path in sorted(_PATHS, key=len, reverse=True):  # /stream/ws before /stream
             app.router.add_get(path, self._handle)
             app.router.add_get(f"{path}/{{streams:.+}}", self._handle)
 

@@ -42,9 +42,11 @@ PATIENCE_S = 20
 
 
 @asynccontextmanager
-async def exchange(speed: float = 60, **options: Any) -> AsyncIterator[tuple[str, ReplayExchange]]:
-    """An exchange in this event loop, at noon of its day."""
-    replay = ReplayExchange(TRUTH, start_ms=NOON_MS, speed=speed, **options)
+async def exchange(
+    speed: float = 1, start_ms: int = NOON_MS, **options: Any
+) -> AsyncIterator[tuple[str, ReplayExchange]]:
+    """An exchange in this event loop. A test that must not miss a minute begins at 1x, subscribes, then speeds it up."""
+    replay = ReplayExchange(TRUTH, start_ms=start_ms, speed=speed, **options)
     listening = await replay.listen("127.0.0.1", 0)
     try:
         yield listening.url, replay
@@ -96,8 +98,9 @@ def final_bars(market: Market) -> dict[tuple[str, int], tuple[float, ...]]:
 async def test_every_minute_closes_once_after_its_end(market: Market) -> None:
     """Each bar's events lead up to exactly one with x:true, sent after the bar's end, equal to the truth."""
     truth, closed = final_bars(market), dict[tuple[str, int], int]()
-    async with exchange() as (url, _), connected(url, RAW[market]) as socket:
+    async with exchange() as (url, replay), connected(url, RAW[market]) as socket:
         await ask(socket, "SUBSCRIBE", STREAMS[market])
+        replay.clock.change_speed(120)
         while max((start_ms for _, start_ms in closed), default=0) < END_MS:
             event = await receive(socket)
             k = event["k"]
@@ -125,10 +128,10 @@ async def test_a_minute_without_a_trade_is_silent_on_futures_only() -> None:
             idle.filter(pl.col("timestamp") % (10 * MINUTE_MS) != 0).select("symbol", "timestamp").row(0)
         )
         name = exchange_symbol(symbol)
-        replay = ReplayExchange(TRUTH, start_ms=start_ms, speed=60)
-        url = (await replay.listen("127.0.0.1", 0)).url
-        try:
+        async with exchange(start_ms=start_ms) as (url, replay):
             async with connected(url, f"{RAW[market]}/{name.lower()}@kline_1m") as socket:
+                await ask(socket, "LIST_SUBSCRIPTIONS")
+                replay.clock.change_speed(60)
                 event = await receive(socket)
                 while market is Market.SPOT and not event["k"]["x"]:
                     event = await receive(socket)
@@ -144,8 +147,6 @@ async def test_a_minute_without_a_trade_is_silent_on_futures_only() -> None:
                 session.get(f"{url}{prefix}/klines", params=asked) as answer,
             ):
                 assert [(row[0], row[8]) for row in await answer.json()] == [(start_ms, 0)]
-        finally:
-            await replay.close()
 
 
 @BOTH
@@ -168,13 +169,22 @@ async def test_streams_named_in_the_url_are_subscribed(market: Market, form: str
 
 
 @pytest.mark.parametrize(
-    "path", ["/stream/ws", "/stream/ws/0", "/ws/7", "/fstream/market/ws/0", "/stream/stream?streams=btcusdt@kline_1m"]
+    ("path", "form"),
+    [
+        ("/ws/7", "raw"),
+        ("/stream/ws", "raw"),
+        ("/stream/ws/0", "raw"),
+        ("/fstream/market/ws/0", "raw"),
+        ("/stream/stream?streams=btcusdt@kline_1m", "combined"),
+        ("/fstream/market/stream?streams=btcusdt@kline_1m", "combined"),
+    ],
 )
-async def test_every_documented_path_carries_klines(replay_exchange: ReplayHandle, path: str) -> None:
-    """Paths with a client's counter, and ccxt's own forms, carry events."""
-    async with connected(replay_exchange.url, path) as socket:
+async def test_every_documented_path_carries_klines(path: str, form: str) -> None:
+    """Paths with a client's counter, and ccxt's own forms, carry events in the form that the path stands for."""
+    async with exchange(speed=60) as (url, _), connected(url, path) as socket:
         await ask(socket, "SUBSCRIBE", ["btcusdt@kline_1m"])
         message = await receive(socket)
+        assert ("data" in message) == (form == "combined")
         assert message.get("data", message)["s"] == "BTCUSDT"
 
 
@@ -214,10 +224,11 @@ async def test_unsubscribed_streams_fall_silent() -> None:
 
 async def test_two_connections_hear_the_same() -> None:
     """Every listener of a stream gets every closing event, with the same time and values."""
-    async with exchange() as (url, _), connected(url, "/ws") as one, connected(url, "/stream") as two:
+    async with exchange() as (url, replay), connected(url, "/ws") as one, connected(url, "/stream") as two:
         heard = []
         for socket in (one, two):
             await ask(socket, "SUBSCRIBE", [STREAMS[Market.SPOT][0]])
+        replay.clock.change_speed(60)
         for socket in (one, two):
             closed = []
             while len(closed) < 2:
@@ -345,7 +356,9 @@ async def test_a_script_decides_which_bars_close() -> None:
             return () if timestamp_ms % (2 * MINUTE_MS) else (30_000.0, 31_000.0)
 
     truth = final_bars(Market.SPOT)
-    async with exchange(script=Faulty(0)) as (url, _), connected(url, f"/ws/{STREAMS[Market.SPOT][0]}") as socket:
+    async with exchange(script=Faulty(0)) as (url, replay), connected(url, "/ws") as socket:
+        await ask(socket, "SUBSCRIBE", [STREAMS[Market.SPOT][0]])
+        replay.clock.change_speed(120)
         closed = []
         while len(closed) < 4:
             event = await receive(socket)
