@@ -2,18 +2,29 @@
 
 Lives here: `Connection`, an outgoing queue of one WebSocket, and `Hub`, one market's subscriptions. Does not: the
 protocol of the requests (websocket.py), or what is sent and when (pump.py). A queue keeps a slow reader from
-delaying the others; one that is too far behind is cut off, as Binance does.
+delaying the others; one that is too far behind is cut off, as Binance does. A fault puts a `Gate` on a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
 
 from aiohttp import web
 
+from ohlcv_assets.instruments import Market
+from ohlcv_assets.replay import tcp
+
 MOST_WAITING = 20_000
+
+
+class Gate(Protocol):
+    """What stands between the events and a connection while a fault lasts."""
+
+    def takes(self, stream: str, text: str) -> bool:
+        """Whether the event is withheld; called for each in its order."""
 
 
 class Connection:
@@ -21,21 +32,42 @@ class Connection:
 
     Args:
         socket: the socket, already open.
+        market: whose events it carries.
+        opened_ms: when it was opened, on the exchange's clock.
         transport: what carries it, so that it can be cut without a goodbye.
         combined: whether events are wrapped as {"stream": ..., "data": ...}.
         hub: where its subscriptions count; None on a path where every subscription is acked and stays silent.
     """
 
     def __init__(
-        self, socket: web.WebSocketResponse, transport: asyncio.Transport | None, *, combined: bool, hub: Hub | None
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        *,
+        market: Market,
+        opened_ms: int,
+        combined: bool,
+        hub: Hub | None,
     ) -> None:
         self.socket = socket
+        self.market = market
+        self.opened_ms = opened_ms
         self._transport = transport
         self.combined = combined
         self.hub = hub
         self.streams: dict[str, None] = {}  # in the order of subscription
         self._waiting: deque[str] = deque()
         self._filled = asyncio.Event()
+        self.gates: dict[int, Gate] = {}  # by the rule that put it here
+        self._frozen_by: set[int] = set()
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+
+    def deliver(self, stream: str, text: str) -> None:
+        """Send an event, unless a gate takes it."""
+        if self.gates and any(gate.takes(stream, text) for gate in self.gates.values()):
+            return
+        self.push(text)
 
     def push(self, text: str) -> None:
         """Send a text message, after those that wait."""
@@ -43,27 +75,46 @@ class Connection:
         self._filled.set()
 
     def cut(self) -> None:
-        """Break the connection as a failing network does."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Break the connection as a failing network does: with a TCP reset."""
+        tcp.reset(self._transport)
+
+    def freeze(self, rule: int) -> None:
+        """Neither read nor write from now on, not even a ping or a pong; the socket stays open."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._frozen_by.add(rule)
+            self.thawed.clear()
+            self._transport.pause_reading()
+
+    def thaw(self, rule: int) -> None:
+        """Read and write again, unless another rule still forbids it."""
+        self._frozen_by.discard(rule)
+        if not self._frozen_by and not self.thawed.is_set():
+            self.thawed.set()
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
 
     async def write_until_closed(self) -> None:
         """Send what waits, for as long as the socket is open."""
         while not self.socket.closed:
             await self._filled.wait()
             self._filled.clear()
+            await self.thawed.wait()
             if len(self._waiting) > MOST_WAITING:
                 await self.socket.close(code=1008, message=b"Slow consumer")
                 return
-            while self._waiting:
+            while self._waiting and self.thawed.is_set():
                 await self.socket.send_str(self._waiting.popleft())
 
-    def subscribe(self, streams: Iterable[str]) -> None:
-        """Listen to these streams too."""
+    def subscribe(self, streams: Iterable[str], lost: Collection[str] = ()) -> None:
+        """Listen to these streams too; to those that are `lost` in name only."""
         for stream in streams:
             self.streams[stream] = None
-            if self.hub is not None:
+            if self.hub is not None and stream not in lost:
                 self.hub.add(stream, self)
+
+    def lose(self, stream: str) -> bool:
+        """Hear nothing of a stream any more, though it stays subscribed; whether it was heard before."""
+        return self.hub is not None and self.hub.remove(stream, self)
 
     def unsubscribe(self, streams: Iterable[str]) -> None:
         """Listen to these streams no longer."""
@@ -94,9 +145,12 @@ class Hub:
         if len(listeners) == 1:
             self._on_first(stream)
 
-    def remove(self, stream: str, connection: Connection) -> None:
-        """Let a connection no longer listen to a stream."""
-        self._listeners.get(stream, {}).pop(connection, None)
+    def remove(self, stream: str, connection: Connection) -> bool:
+        """Let a connection no longer listen to a stream; whether it did."""
+        listeners = self._listeners.get(stream, {})
+        listened = connection in listeners
+        listeners.pop(connection, None)
+        return listened
 
     def heard(self, stream: str) -> bool:
         """Whether anyone listens."""
@@ -108,6 +162,6 @@ class Hub:
         for connection in self._listeners[stream]:
             if connection.combined:
                 wrapped = wrapped or f'{{"stream":"{stream}","data":{event}}}'
-                connection.push(wrapped)
+                connection.deliver(stream, wrapped)
             else:
-                connection.push(event)
+                connection.deliver(stream, event)

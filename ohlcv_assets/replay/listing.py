@@ -7,6 +7,7 @@ Lives here: the documents, with tick and step sizes derived from the decimals of
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ohlcv_assets.replay.tape import MarketTape, SymbolTape
@@ -46,9 +47,16 @@ def futures_listing(tape: MarketTape) -> dict[str, Any]:
 
 
 class ListingDocument:
-    """An exchangeInfo as JSON bytes, made once; only `serverTime` changes."""
+    """An exchangeInfo as JSON bytes, made once; only `serverTime` changes.
 
-    def __init__(self, listing: dict[str, Any]) -> None:
+    Args:
+        listing: the document.
+        changes: fields of symbols that are otherwise, by the exchange's name.
+    """
+
+    def __init__(self, listing: dict[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> None:
+        for symbol in listing["symbols"]:
+            symbol.update(changes.get(symbol["symbol"], {}))
         text = json.dumps(listing, separators=(",", ":"), ensure_ascii=False)
         self._before, _, self._after = text.partition('"serverTime":0')
 

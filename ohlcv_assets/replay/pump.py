@@ -1,6 +1,6 @@
 """When each kline event is due, and sending it then: the closing event of every bar, and the bars so far before it.
 
-Lives here: one market's schedule, a heap of what is due, on one timer of the event loop. Does not: who listens
+Lives here: one market's events and their moments, on an agenda of its own. Does not: the waiting (agenda.py), who listens
 (hub.py) or what an event says (wire.py). No closing event is sent before the bar's end on the exchange's
 clock, and its `E` is that clock when it is sent.
 
@@ -11,18 +11,16 @@ without a trade has no event at all; REST has its flat bar.
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import math
 import zlib
-from collections.abc import Callable
 from functools import partial
 
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.replay.agenda import Agenda
 from ohlcv_assets.replay.clock import ReplayClock
 from ohlcv_assets.replay.hub import Hub
 from ohlcv_assets.replay.partial import so_far
-from ohlcv_assets.replay.script import Script
+from ohlcv_assets.replay.script import Closing, Script
 from ohlcv_assets.replay.tape import MarketTape, SymbolTape
 from ohlcv_assets.replay.wire import kline_event
 from ohlcv_assets.timestamps import MINUTE_MS, floor_to
@@ -37,8 +35,6 @@ _PHASES = 8
 # The next bar's events wait for a closing event that is late by no more than this.
 _HELD_BACK_MS = 2_000
 
-_Action = Callable[[int], None]
-
 
 class Pump:
     """Sends one market's kline events when they are due.
@@ -46,7 +42,7 @@ class Pump:
     Args:
         tape: the market's bars.
         clock: the exchange's clock.
-        script: how late each closing event is.
+        script: when each closing event is sent, and what it says.
     """
 
     def __init__(self, tape: MarketTape, clock: ReplayClock, script: Script) -> None:
@@ -54,9 +50,7 @@ class Pump:
         self._tape = tape
         self._clock = clock
         self._script = script
-        self._due: list[tuple[int, int, _Action]] = []
-        self._pushed = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._agenda = Agenda(clock)
         self._minute_ms = 0  # the minute whose closing events are planned next
         self._running: set[str] = set()  # streams with bars so far on the schedule
         self._closing: dict[str, int] = {}  # streams whose closing event is on its way, and of which minute
@@ -64,40 +58,17 @@ class Pump:
 
     def start(self) -> None:
         """Begin at the minute that the clock shows; needs a running event loop."""
-        self._clock.on_change(self._arm)
         self._plan_minute(floor_to(self._clock.now_ms(), MINUTE_MS))
-        self._arm()
+        self._agenda.start()
 
     def stop(self) -> None:
         """Send nothing more."""
-        self._due.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _schedule(self, due_ms: float, action: _Action) -> None:
-        self._pushed += 1
-        heapq.heappush(self._due, (math.ceil(due_ms), self._pushed, action))
-
-    def _arm(self) -> None:
-        """Set the timer to what is due next."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        moment_s = self._clock.monotonic_at(self._due[0][0]) if self._due else None
-        if moment_s is not None:
-            self._timer = asyncio.get_running_loop().call_at(moment_s, self._fire)
-
-    def _fire(self) -> None:
-        try:
-            while self._due and self._due[0][0] <= (now_ms := self._clock.now_ms()):
-                heapq.heappop(self._due)[2](now_ms)
-        finally:
-            self._arm()
+        self._agenda.stop()
 
     def _plan_minute(self, minute_ms: int) -> None:
         """A minute begins; its closing events are planned when it ends. No minute is left out, however late this is."""
         self._minute_ms = minute_ms
-        self._schedule(minute_ms + MINUTE_MS, self._end_of_minute)
+        self._agenda.schedule(minute_ms + MINUTE_MS, self._end_of_minute)
 
     def _end_of_minute(self, _now_ms: int) -> None:
         for stream, tape in self._tape.by_stream.items():
@@ -108,25 +79,28 @@ class Pump:
         final = tape.at(minute_ms)
         if final is None or (final.trade_count == 0 and self._tape.market is Market.FUTURES):
             return
-        for lag_ms in self._script.close_lags_ms(self._tape.market, tape.symbol, minute_ms):
-            if lag_ms <= _HELD_BACK_MS:
+        for closing in self._script.closings(self._tape.market, tape, final):
+            if closing.lag_ms <= _HELD_BACK_MS and closing.bar is not None:
                 self._closing[stream] = minute_ms
-            self._schedule(minute_ms + MINUTE_MS + lag_ms, partial(self._close, stream, tape, minute_ms))
+            due_ms = minute_ms + MINUTE_MS + closing.lag_ms
+            self._agenda.schedule(due_ms, partial(self._close, stream, tape, minute_ms, closing))
 
-    def _close(self, stream: str, tape: SymbolTape, minute_ms: int, now_ms: int) -> None:
+    def _close(self, stream: str, tape: SymbolTape, minute_ms: int, closing: Closing, now_ms: int) -> None:
         if self._closing.get(stream) == minute_ms:
             del self._closing[stream]
-        final = tape.at(minute_ms)
-        if final is not None and self.hub.heard(stream):
-            event = kline_event(final, tape.printed, name=tape.name, event_ms=now_ms, closed=True)
+        if not self.hub.heard(stream):
+            return
+        if closing.bar is not None:
+            event = kline_event(closing.bar, tape.printed, name=tape.name, event_ms=now_ms, closed=True)
             self.hub.publish(stream, event)
+        if closing.on_sent is not None:
+            closing.on_sent(now_ms)
 
     def _begin(self, stream: str) -> None:
         """Someone listens to a stream that nobody listened to: its bars so far go on the schedule."""
         if stream not in self._running:
             self._running.add(stream)
-            self._schedule(self._next_turn(stream, self._clock.now_ms()), partial(self._so_far, stream))
-            self._arm()
+            self._agenda.schedule(self._next_turn(stream, self._clock.now_ms()), partial(self._so_far, stream))
 
     def _next_turn(self, stream: str, now_ms: int) -> float:
         cadence_ms = max(CADENCE_MS[self._tape.market], LEAST_WALL_MS * self._clock.speed)
@@ -142,7 +116,7 @@ class Pump:
         late = floor_to(now_ms, MINUTE_MS) != self._minute_ms
         if not late and stream not in self._closing:
             self._send_so_far(stream, self._tape.by_stream[stream], now_ms)
-        self._schedule(self._next_turn(stream, now_ms), partial(self._so_far, stream))
+        self._agenda.schedule(self._next_turn(stream, now_ms), partial(self._so_far, stream))
 
     def _send_so_far(self, stream: str, tape: SymbolTape, now_ms: int) -> None:
         final = tape.at(floor_to(now_ms, MINUTE_MS))

@@ -2,7 +2,7 @@
 
 Lives here: HTTP. Every request is charged its weight before it is looked at, so that a refused one costs as well; every
 answer carries the used weight and, which Binance never sends, `X-Replay-Speed`. Does not: which rows an
-answer holds (klines.py), or what a minute allows (weights.py).
+answer holds (klines.py), what a minute allows (weights.py), or how an answer is spoilt (faults/rest.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -17,7 +18,7 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.replay.clock import ReplayClock
 from ohlcv_assets.replay.klines import ApiError, limit_of, page, read_query
 from ohlcv_assets.replay.listing import ListingDocument, futures_listing, spot_listing
-from ohlcv_assets.replay.script import Script
+from ohlcv_assets.replay.script import Answer, Script
 from ohlcv_assets.replay.tape import MarketTape
 from ohlcv_assets.replay.truth import empty_frame
 from ohlcv_assets.replay.weights import Verdict, WeightPool, futures_klines_weight
@@ -38,7 +39,7 @@ class _Venue:
     prefix: str
     market: Market | None
     tape: MarketTape
-    listing: ListingDocument
+    listing: Callable[[MarketTape], dict[str, Any]]
     pool: WeightPool
     listing_weight: int
     klines_weight: _Weight
@@ -46,6 +47,7 @@ class _Venue:
 
 
 _Answering = Callable[[_Venue, _Parameters, int], bytes]
+_Changes = Mapping[str, Mapping[str, Any]]
 
 
 class RestApi:
@@ -62,6 +64,7 @@ class RestApi:
         self._script = script
         self.pools = {market: WeightPool(limit) for market, limit in LIMITS.items()}
         self._venues = [_spot(tapes, self.pools), _usd_m(tapes, self.pools), _coin_m(self.pools)]
+        self._listings: dict[str, tuple[_Changes, ListingDocument]] = {}  # the latest of each venue
 
     def add_routes(self, app: web.Application) -> None:
         """Put every path of every venue into the application."""
@@ -73,25 +76,29 @@ class RestApi:
                 ("klines", venue.klines_weight, self._klines),
                 *((("uiKlines", venue.klines_weight, self._klines),) if venue.market is Market.SPOT else ()),
             ):
-                app.router.add_get(f"{venue.prefix}/{name}", self._handler(venue, weight, answer))
+                endpoint = "klines" if name == "uiKlines" else name
+                app.router.add_get(f"{venue.prefix}/{name}", self._handler(venue, endpoint, weight, answer))
         app.on_response_prepare.append(self._say_the_speed)
 
     def _handler(
-        self, venue: _Venue, weight: _Weight, answer: _Answering
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
+        self, venue: _Venue, endpoint: str, weight: _Weight, answer: _Answering
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
             now_ms = self._clock.now_ms()
             verdict = venue.pool.charge(weight(request.query), now_ms)
             headers = dict.fromkeys(venue.used_weight_headers, str(verdict.used))
             if verdict.status != 200:
-                return _refusal(verdict, venue.pool.limit, headers)
-            fault = self._script.rest_fault(venue.market, request.path, now_ms)
-            if fault is not None:
-                return web.Response(status=fault.status, body=fault.body, headers={**headers, **fault.headers})
-            try:
-                return _json(answer(venue, request.query, now_ms), headers)
-            except ApiError as error:
-                return _json(_error(error.code, error.message), headers, status=400)
+                return _response(refusal(verdict, venue.pool.limit), headers)
+
+            def true_answer() -> Answer:
+                try:
+                    return Answer(200, answer(venue, request.query, now_ms))
+                except ApiError as error:
+                    return error_answer(400, error.code, error.message)
+
+            fault = self._script.rest_fault(venue.market, endpoint, request.query, now_ms)
+            given = true_answer() if fault is None else await fault(request, true_answer, headers)
+            return _response(given, headers) if isinstance(given, Answer) else given
 
         return handle
 
@@ -101,11 +108,14 @@ class RestApi:
     def _ping(self, _venue: _Venue, _parameters: _Parameters, _now_ms: int) -> bytes:
         return b"{}"
 
-    def _time(self, _venue: _Venue, _parameters: _Parameters, now_ms: int) -> bytes:
-        return b'{"serverTime":%d}' % now_ms
+    def _time(self, venue: _Venue, _parameters: _Parameters, now_ms: int) -> bytes:
+        return b'{"serverTime":%d}' % (now_ms + self._script.time_offset_ms(venue.market, now_ms))
 
     def _exchange_info(self, venue: _Venue, _parameters: _Parameters, now_ms: int) -> bytes:
-        return venue.listing.at(now_ms)
+        changes = self._script.listing_changes(venue.market, now_ms)
+        if self._listings.get(venue.prefix, (None,))[0] != changes:
+            self._listings[venue.prefix] = changes, ListingDocument(venue.listing(venue.tape), changes)
+        return self._listings[venue.prefix][1].at(now_ms)
 
     def _klines(self, venue: _Venue, parameters: _Parameters, now_ms: int) -> bytes:
         query = read_query(parameters, venue.tape)
@@ -118,7 +128,7 @@ def _spot(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool]
         prefix="/api/v3",
         market=Market.SPOT,
         tape=tape,
-        listing=ListingDocument(spot_listing(tape)),
+        listing=spot_listing,
         pool=pools[Market.SPOT],
         listing_weight=20,
         klines_weight=_constant(2),
@@ -132,7 +142,7 @@ def _usd_m(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool
         prefix="/fapi/v1",
         market=Market.FUTURES,
         tape=tape,
-        listing=ListingDocument(futures_listing(tape)),
+        listing=futures_listing,
         pool=pools[Market.FUTURES],
         listing_weight=1,
         klines_weight=_by_limit,
@@ -147,7 +157,7 @@ def _coin_m(pools: Mapping[Market, WeightPool]) -> _Venue:
         prefix="/dapi/v1",
         market=None,
         tape=tape,
-        listing=ListingDocument(futures_listing(tape)),
+        listing=futures_listing,
         pool=pools[Market.FUTURES],
         listing_weight=1,
         klines_weight=_by_limit,
@@ -163,19 +173,26 @@ def _by_limit(parameters: _Parameters) -> int:
     return futures_klines_weight(limit_of(parameters))
 
 
-def _refusal(verdict: Verdict, limit: int, headers: Mapping[str, str]) -> web.Response:
+def refusal(verdict: Verdict, limit: int) -> Answer:
     """429 or 418, with the seconds of the exchange's clock to stay away."""
     if verdict.status == 418:
         message = f"Way too much request weight used; IP banned until {verdict.banned_until_ms}. Please use WebSocket Streams for live updates to avoid bans."
     else:
         message = f"Too much request weight used; current limit is {limit} request weight per 1 MINUTE. Please use WebSocket Streams for live updates to avoid polling the API."
-    retry = {"Retry-After": str(verdict.retry_after_s)}
-    return _json(_error(-1003, message), {**headers, **retry}, status=verdict.status)
+    answer = error_answer(verdict.status, -1003, message)
+    return answer._replace(headers={"Retry-After": str(verdict.retry_after_s)})
 
 
-def _error(code: int, message: str) -> bytes:
-    return json.dumps({"code": code, "msg": message}).encode()
+def error_answer(status: int, code: int, message: str) -> Answer:
+    """An error as Binance tells it: an object with code and msg."""
+    return Answer(status, json.dumps({"code": code, "msg": message}).encode())
 
 
-def _json(body: bytes, headers: Mapping[str, str], status: int = 200) -> web.Response:
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json", charset="utf-8")
+def _response(answer: Answer, headers: Mapping[str, str]) -> web.Response:
+    return web.Response(
+        body=answer.body,
+        status=answer.status,
+        headers={**headers, **answer.headers},
+        content_type=answer.content_type,
+        charset="utf-8",
+    )

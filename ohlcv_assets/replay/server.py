@@ -62,7 +62,9 @@ class ReplayExchange:
         script = script or Script(seed=0)
         self.rest = RestApi(self.tapes, self.clock, script)
         self._pumps = {market: Pump(tape, self.clock, script) for market, tape in self.tapes.items()}
-        self.streams = StreamApi({market: pump.hub for market, pump in self._pumps.items()}, self.clock, rules)
+        self.streams = StreamApi(
+            {market: pump.hub for market, pump in self._pumps.items()}, self.clock, script, rules
+        )
         self.control = Control(self.clock, self.rest, self.streams, self.tapes)
         self._runner: web.AppRunner | None = None
 

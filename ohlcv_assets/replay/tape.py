@@ -34,9 +34,10 @@ class SymbolTape:
         symbol: the unified symbol.
         market: where it is traded.
         frame: its bars, sorted by timestamp.
+        decimals: its grid; derived from the bars by default.
     """
 
-    def __init__(self, symbol: str, market: Market, frame: pl.DataFrame) -> None:
+    def __init__(self, symbol: str, market: Market, frame: pl.DataFrame, decimals: Decimals | None = None) -> None:
         self.symbol = symbol
         self.name = exchange_symbol(symbol)
         self.base, _, self.quote = symbol.partition(":")[0].partition("/")
@@ -45,13 +46,15 @@ class SymbolTape:
         self._columns = [frame[name].to_numpy() for name in VALUES]
         counts = self._columns[_TRADE_COUNT]
         self._first_trade_ids = np.cumsum(counts) - counts + 1
-        self.decimals = Decimals(*(grid_decimals([self._columns[i] for i in group]) for group in _DECIMAL_GROUPS))
+        self.decimals = decimals or Decimals(
+            *(grid_decimals([self._columns[i] for i in group]) for group in _DECIMAL_GROUPS)
+        )
         self.printed = printed_decimals(market, self.decimals)
 
     @property
     def first_ms(self) -> int:
-        """The start of the first bar."""
-        return int(self.timestamps[0])
+        """The start of the first bar; 0 when there is none."""
+        return int(self.timestamps[0]) if len(self.timestamps) else 0
 
     def at(self, timestamp_ms: int) -> Kline | None:
         """The final bar that starts at a minute, or None."""
@@ -94,6 +97,12 @@ class MarketTape:
         self.end_ms = int(truth["timestamp"].max()) + MINUTE_MS if truth.height else 0  # type: ignore[arg-type]
         self.start_ms = int(truth["timestamp"].min()) if truth.height else 0  # type: ignore[arg-type]
         self._blocks: OrderedDict[tuple[str, int], list[str]] = OrderedDict()
+
+    def replace(self, tape: SymbolTape) -> None:
+        """Play these bars of a symbol from now on, in place of those that were."""
+        self.symbols[tape.name] = self.by_stream[tape.stream] = tape
+        for key in [key for key in self._blocks if key[0] == tape.name]:
+            del self._blocks[key]
 
     def rows(self, tape: SymbolTape, begin: int, end: int) -> list[str]:
         """The REST rows of a symbol's final bars at the indices [begin, end), as text."""

@@ -25,13 +25,15 @@ from typing import Any
 from aiohttp import WSMessage, WSMsgType, web
 
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.replay import tcp
 from ohlcv_assets.replay.clock import ReplayClock
 from ohlcv_assets.replay.hub import Connection, Hub
+from ohlcv_assets.replay.script import Script
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS
 
 LONGEST_FRAME_BYTES = 4_096
-POLICY_VIOLATION = 1008
-_NOTICE_MS = 10_000  # between serverShutdown and the end
+POLICY_VIOLATION, GOING_AWAY, TRY_AGAIN_LATER = 1008, 1001, 1013
+NOTICE_MS = 10_000  # between serverShutdown and the end
 
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 
@@ -95,13 +97,19 @@ class StreamApi:
     Args:
         hubs: each market's subscriptions.
         clock: the exchange's clock.
+        script: what may go wrong.
         rules: what each market demands of a connection.
     """
 
     def __init__(
-        self, hubs: Mapping[Market, Hub], clock: ReplayClock, rules: Mapping[Market, Rules] | None = None
+        self,
+        hubs: Mapping[Market, Hub],
+        clock: ReplayClock,
+        script: Script,
+        rules: Mapping[Market, Rules] | None = None,
     ) -> None:
         self._hubs = hubs
+        self._script = script
         self._clock = clock
         self._rules = rules or RULES
         self.connections: dict[Connection, Market] = {}
@@ -118,22 +126,44 @@ class StreamApi:
         for connection in list(self.connections):
             connection.cut()
 
-    async def _handle(self, request: web.Request) -> web.WebSocketResponse:
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
         streams = request.match_info.get("streams", "")
         path = _PATHS[request.path.removesuffix(streams).rstrip("/")]
+        opened_ms = self._clock.now_ms()
+        refusal = self._script.refusal(path.market, opened_ms)
+        if refusal is not None:
+            return await _refuse_connection(request, refusal)
         socket = web.WebSocketResponse(autoping=False, compress=False)
         await socket.prepare(request)
         hub = self._hubs[path.market] if path.carries_klines else None
-        connection = Connection(socket, request.transport, combined=path.combined, hub=hub)
+        connection = Connection(
+            socket, request.transport, market=path.market, opened_ms=opened_ms, combined=path.combined, hub=hub
+        )
         self.connections[connection] = path.market
         self.opened += 1
-        session = _Session(connection, self._rules[path.market], self._clock)
+        self._script.connection_opened(connection)
+        session = _Session(connection, self._rules[path.market], self._clock, self._script)
         try:
             await session.run(_streams_in_url(streams, request.query.get("streams", "")))
         finally:
             del self.connections[connection]
             connection.unsubscribe(connection.streams)
         return socket
+
+
+async def _refuse_connection(request: web.Request, how: str) -> web.StreamResponse:
+    """Send a client away that wants a WebSocket: with a reset, with a status, or with a close right after the handshake."""
+    if how == "status":
+        return web.Response(
+            status=503, text="<html><body>503 Service Temporarily Unavailable</body></html>", content_type="text/html"
+        )
+    if how == "close":
+        socket = web.WebSocketResponse(autoping=False, compress=False)
+        await socket.prepare(request)
+        await socket.close(code=TRY_AGAIN_LATER, message=b"Try again later")
+        return socket
+    tcp.reset(request.transport)
+    return web.Response()
 
 
 def _streams_in_url(tail: str, query: str) -> list[str]:
@@ -144,8 +174,9 @@ def _streams_in_url(tail: str, query: str) -> list[str]:
 class _Session:
     """One connection's life: its requests answered, its limits kept, pings sent, its end."""
 
-    def __init__(self, connection: Connection, rules: Rules, clock: ReplayClock) -> None:
+    def __init__(self, connection: Connection, rules: Rules, clock: ReplayClock, script: Script) -> None:
         self._connection = connection
+        self._script = script
         self._rules = rules
         self._clock = clock
         self._arrivals: deque[int] = deque()
@@ -175,6 +206,7 @@ class _Session:
 
     async def _read(self) -> None:
         async for message in self._connection.socket:
+            await self._connection.thawed.wait()
             if self._too_many_messages():
                 await self._connection.socket.close(code=POLICY_VIOLATION, message=b"Too many requests")
                 return
@@ -190,6 +222,10 @@ class _Session:
         self._arrivals.append(now_ms)
         while self._arrivals[0] <= now_ms - 1000:
             self._arrivals.popleft()
+        limit = self._script.message_limit(self._connection.market, now_ms)
+        if limit is not None and len(self._arrivals) > limit:
+            self._script.too_many_messages(self._connection)
+            return True
         return len(self._arrivals) > self._rules.messages_a_second
 
     async def _answer(self, message: WSMessage) -> bool:
@@ -238,28 +274,32 @@ class _Session:
     def _subscribe(self, streams: list[str]) -> None:
         if len(self._connection.streams.keys() | set(streams)) > self._rules.most_streams:
             raise ProtocolError(4, "Too many subscriptions", ends=True)
-        self._connection.subscribe(streams)
+        now_ms, market = self._clock.now_ms(), self._connection.market
+        self._connection.subscribe(streams, {each for each in streams if self._script.loses(market, each, now_ms)})
 
     async def _ping(self) -> None:
         """Ping for ever; end the connection when a pong does not come."""
         socket = self._connection.socket
         while not socket.closed:
             await self._wait(self._rules.ping_ms, self._rules.least_ping_wall_s)
+            await self._connection.thawed.wait()
             self._answered.clear()
             await socket.ping()
             patience_s = max(self._clock.wall_s(self._rules.pong_within_ms), self._rules.least_pong_wall_s)
             try:
                 await asyncio.wait_for(self._answered.wait(), patience_s)
             except TimeoutError:
+                if not self._connection.thawed.is_set():
+                    continue  # nobody is reading: the pong may be there
                 self._connection.cut()
                 return
 
     async def _grow_old(self) -> None:
         """End the connection when its life is over."""
-        await self._wait(self._rules.lifetime_ms - _NOTICE_MS)
-        self._connection.push(_text({"e": "serverShutdown", "E": self._clock.now_ms()}))
-        await self._wait(_NOTICE_MS)
-        await self._connection.socket.close(code=1001, message=b"Connection lifetime is over")
+        await self._wait(self._rules.lifetime_ms - NOTICE_MS)
+        self._connection.push(server_shutdown(self._clock.now_ms()))
+        await self._wait(NOTICE_MS)
+        await self._connection.socket.close(code=GOING_AWAY, message=b"Connection lifetime is over")
 
     async def _wait(self, delay_ms: int, least_wall_s: float = 0.0) -> None:
         """Wait exchange milliseconds, looking at the clock's speed every now and then, for it may change."""
@@ -271,6 +311,11 @@ class _Session:
             remaining_ms -= self._clock.now_ms() - before_ms
             least_wall_s -= pause_s
         await asyncio.sleep(max(0.0, least_wall_s))
+
+
+def server_shutdown(now_ms: int) -> str:
+    """The event by which the exchange announces that it is about to close a connection."""
+    return _text({"e": "serverShutdown", "E": now_ms})
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from ohlcv_assets.bars import VALUES
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.replay.partial import Kline
-from ohlcv_assets.replay.script import Answer, Script
+from ohlcv_assets.replay.script import Answer, RestFault, Script
 from ohlcv_assets.replay.server import ReplayExchange
 from ohlcv_assets.replay.truth import exchange_symbol, generate_truth
 from ohlcv_assets.replay.websocket import RULES
@@ -377,8 +377,13 @@ async def test_a_script_decides_what_rest_shows() -> None:
         ) -> Mapping[int, Kline | None]:
             return {first_ms: None, last_ms: Kline(last_ms, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1, 0.0, 0.0, 1)}
 
-        def rest_fault(self, market: Market | None, path: str, now_ms: int) -> Answer | None:
-            return Answer(503, b"<html>", {"Retry-After": "3"}) if path.endswith("time") else None
+        def rest_fault(
+            self, market: Market | None, endpoint: str, parameters: Mapping[str, str], now_ms: int
+        ) -> RestFault | None:
+            async def refuse(*_: Any) -> Answer:
+                return Answer(503, b"<html>", {"Retry-After": "3"})
+
+            return refuse if endpoint == "time" else None
 
     asked = {"symbol": "BTCUSDT", "interval": "1m", "startTime": NOON_MS - 4 * MINUTE_MS, "limit": 4}
     async with exchange(script=Faulty(0)) as (url, _), aiohttp.ClientSession() as session:
