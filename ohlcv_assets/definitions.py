@@ -12,12 +12,13 @@ from typing import Any
 import dagster as dg
 
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.orchestration.assets import build_market_assets
+from ohlcv_assets.orchestration.assets import build_capture_assets
 from ohlcv_assets.orchestration.jobs import build_jobs
 from ohlcv_assets.orchestration.preview import silence_preview_warnings
+from ohlcv_assets.orchestration.qa import build_qa_assets
 from ohlcv_assets.orchestration.resources import default_resources
 from ohlcv_assets.orchestration.schedules import build_daily_schedule
-from ohlcv_assets.orchestration.sensors import build_stream_sensor
+from ohlcv_assets.orchestration.sensors import build_sensors
 from ohlcv_assets.settings import Settings, read_settings
 
 
@@ -32,10 +33,18 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
     settings = settings or read_settings()
     jobs = {market: build_jobs(settings, market) for market in Market}
     return dg.Definitions(
-        assets=[asset for market in Market for asset in build_market_assets(settings, market)],
+        assets=[
+            asset
+            for market in Market
+            for asset in (*build_capture_assets(settings, market), *build_qa_assets(settings, market))
+        ],
         jobs=[job for market in Market for job in jobs[market].all()],
         schedules=[build_daily_schedule(settings, market, jobs[market].day) for market in Market],
-        sensors=[build_stream_sensor(settings, {market: jobs[market].stream_hour for market in Market})],
+        sensors=build_sensors(
+            settings,
+            {market: jobs[market].stream_hour for market in Market},
+            {market: jobs[market].recent for market in Market},
+        ),
         resources={**default_resources(), **(resources or {})},
     )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -119,6 +119,22 @@ class Universe:
 
     def _lists(self) -> dict[str, list[str]]:
         return {market.value: [str(symbol) for symbol in self.symbols[market]] for market in Market}
+
+
+def shard(symbols: Sequence[Symbol], index: int, count: int) -> list[Symbol]:
+    """One of `count` parts of the symbols, in their order: disjoint, together all of them, none chosen by position.
+
+    A symbol's part follows from its name alone, so that a symbol that is added later moves no other.
+
+    Raises:
+        UsageError: no such part, such as the fourth of three.
+    """
+    if not 0 <= index < count:
+        raise UsageError(
+            f"there is no part {index + 1} of {count}",
+            hint=f"use 1/{max(count, 1)} to {max(count, 1)}/{max(count, 1)}",
+        )
+    return [symbol for symbol in symbols if int(hashlib.sha256(symbol.encode()).hexdigest(), 16) % count == index]
 
 
 def load_universe(version: str, folder: Path) -> Universe:

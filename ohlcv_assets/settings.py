@@ -110,6 +110,9 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How many exchange seconds after its hour a streaming run stays, overlapping with the next.",
     )
+    stream_shards: int = Field(
+        1, ge=1, le=64, description="Over how many streaming runs a market's symbols are split, each a part of them."
+    )
     streamed_since: _Day = Field("2025-01-01", description="First UTC day of the hourly partitions of streamed_bars.")
     daily_since: _Day | None = Field(
         None, description="First UTC day of the daily partitions; unset: the market's first day on Binance."
@@ -128,6 +131,17 @@ class Settings(BaseSettings):
         gt=0,
         le=1,
         description="Share of the exchange's request weight a minute that this host may use.",
+    )
+    spool_limit_mib: int = Field(
+        512,
+        ge=1,
+        description="Most that bars waiting for PostgreSQL may take on disk, for each market (a bar alone takes 3 KiB).",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of 127.0.0.1 where a streaming process tells its numbers to Prometheus; unset: none, 0: a free one.",
     )
 
     @property

@@ -1,15 +1,15 @@
-"""The assets of one market, all made by one factory: streamed_bars, daily_bars, daily_qa.
+"""The assets that capture bars, made by one factory a market: streamed_bars, recent_bars, daily_bars.
 
-Lives here: the assets' keys, partitions, dependencies and descriptions, and the few lines that hand a run's
-partition to the code that does the work (capture.py, quality/day.py). Does not: that work.
+Lives here: their keys, partitions and descriptions, and the few lines that hand a run's partition to the code
+that does the work (capture.py). Does not: that work, or the assets that compare (qa.py).
 
 Annotations are not postponed in this module: Dagster reads them when an asset is defined.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, closing
 from functools import partial
 from typing import Any
 
@@ -17,28 +17,31 @@ import dagster as dg
 import polars as pl
 
 from ohlcv_assets.capture import DayDownload, download_day, stream_into_database
-from ohlcv_assets.errors import OhlcvError
+from ohlcv_assets.errors import UsageError
 from ohlcv_assets.exchange.binance import Exchange
-from ohlcv_assets.exchange.fetch import Progress
+from ohlcv_assets.exchange.fetch import Progress, fetch_bars
 from ohlcv_assets.exchange.stream_report import StreamReport
-from ohlcv_assets.instruments import Market, Symbol, Universe
-from ohlcv_assets.orchestration import checks, metadata
+from ohlcv_assets.instruments import Market, Symbol, Universe, shard
+from ohlcv_assets.orchestration import metadata
+from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import (
     daily_partitions,
     day_of,
     hour_of,
     hourly_partitions,
     hours_of,
+    recent_partitions,
     selected_keys,
 )
-from ohlcv_assets.orchestration.preview import outputs_of_checks
 from ohlcv_assets.orchestration.resources import DatabaseResource, ExchangeResource, LakeResource, UniverseResource
-from ohlcv_assets.quality.day import compare_day, store_result, summary
+from ohlcv_assets.quality.recent import RecentBars, due_windows
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
-from ohlcv_assets.timestamps import Interval
+from ohlcv_assets.timestamps import Interval, iso
 
+#: The tag that says which part of the universe a streaming run has: `1/4` is the first of four.
+SHARD_TAG = "ohlcv/shard"
 #: How often a running stream reports itself to the UI, in seconds of our own time.
 _OBSERVE_EVERY_S = 15.0
 
@@ -50,17 +53,12 @@ class DailyBarsConfig(dg.Config):
     """Whether a day that the lake holds with other content is replaced; the old file is kept under its hash."""
 
 
-def asset_key(settings: Settings, market: Market, name: str) -> dg.AssetKey:
-    """The key of a market's asset: region, market, name."""
-    return dg.AssetKey([settings.region, market.value, name])
-
-
-def build_market_assets(settings: Settings, market: Market) -> list[dg.AssetsDefinition]:
-    """The three assets of a market, in the order of the data's way."""
+def build_capture_assets(settings: Settings, market: Market) -> list[dg.AssetsDefinition]:
+    """The three assets of a market that capture bars."""
     return [
         build_streamed_bars(settings, market),
+        build_recent_bars(settings, market),
         build_daily_bars(settings, market),
-        build_daily_qa(settings, market),
     ]
 
 
@@ -69,12 +67,12 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
 
     @dg.asset(
         key=asset_key(settings, market, "streamed_bars"),
-        partitions_def=hourly_partitions(settings),
-        backfill_policy=dg.BackfillPolicy.multi_run(24),
         group_name=market.value,
         kinds={"postgres"},
-        description=f"One-minute bars of {market}, written as they close; an hour that is over is completed by REST.",
         tags={"market": market.value},
+        partitions_def=hourly_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.multi_run(24),
+        description=f"One-minute bars of {market}, written as they close; an hour that is over is completed by REST.",
     )
     def streamed_bars(
         context: dg.AssetExecutionContext,
@@ -85,11 +83,9 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
         keys = selected_keys(context)
         started_s = time.monotonic()
         with failures(), closing(database.open()) as store:
-            symbols = universe.load().symbols[market]
-            capture = partial(
-                _stream, settings, exchange.open(market), store, symbols, hours_of(keys), context.run.run_id
-            )
-            report = asyncio.run(capture(_observer(context, keys)))
+            symbols = _symbols_of_run(context, universe.load().symbols[market])
+            stream = partial(_stream, settings, exchange.open(market), store, symbols, hours_of(keys))
+            report = asyncio.run(stream(context.run.run_id, _observer(context, keys)))
             taken = {**metadata.of_stream(report), "taken_s": time.monotonic() - started_s}
             for key in keys:
                 held = store.read(market, hour_of(key), symbols=symbols)
@@ -98,17 +94,46 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
     return streamed_bars
 
 
+def build_recent_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
+    """The hour so far fetched by REST, in ten-minute windows, apart from the daily files."""
+
+    @dg.asset(
+        key=asset_key(settings, market, "recent_bars"),
+        group_name=market.value,
+        kinds={"parquet"},
+        tags={"market": market.value},
+        partitions_def=recent_partitions(settings),
+        description=f"One-minute bars of {market} by REST, every ten minutes the window that ended five minutes ago.",
+    )
+    def recent_bars(
+        context: dg.AssetExecutionContext,
+        exchange: ExchangeResource,
+        lake: LakeResource,
+        universe: UniverseResource,
+    ) -> None:
+        (key,) = selected_keys(context)
+        started_s = time.monotonic()
+        with failures():
+            released = universe.load()
+            store = RecentBars(lake.open(), market, released)
+            symbols, hour = released.symbols[market], hour_of(key)
+            numbers = asyncio.run(_fetch_windows(exchange.open(market), store, symbols, hour))
+            context.add_asset_metadata({**numbers, "taken_s": time.monotonic() - started_s}, partition_key=key)
+
+    return recent_bars
+
+
 def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
     """Bars fetched by REST, a UTC day a partition, in the lake."""
 
     @dg.asset(
         key=asset_key(settings, market, "daily_bars"),
-        partitions_def=daily_partitions(settings, market),
-        backfill_policy=dg.BackfillPolicy.multi_run(31),
         group_name=market.value,
         kinds={"parquet"},
-        description=f"One-minute bars of {market}, one immutable Parquet file a UTC day, downloaded by REST.",
         tags={"market": market.value},
+        partitions_def=daily_partitions(settings, market),
+        backfill_policy=dg.BackfillPolicy.multi_run(31),
+        description=f"One-minute bars of {market}, one immutable Parquet file a UTC day, downloaded by REST.",
     )
     def daily_bars(
         context: dg.AssetExecutionContext,
@@ -126,54 +151,10 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
     return daily_bars
 
 
-def build_daily_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
-    """Both captures of a day compared bar for bar; its checks are the verdict."""
-    key, partitions = asset_key(settings, market, "daily_qa"), daily_partitions(settings, market)
-    specs = checks.specs(key, partitions)
-
-    @dg.asset(
-        key=key,
-        partitions_def=partitions,
-        # A day of QA needs the day's file and its 24 hours of streaming: Dagster maps the hours by their time.
-        deps=[asset_key(settings, market, "streamed_bars"), asset_key(settings, market, "daily_bars")],
-        backfill_policy=dg.BackfillPolicy.multi_run(31),
-        check_specs=specs,
-        group_name=market.value,
-        kinds={"polars"},
-        description=f"Streamed and fetched bars of {market} compared, bar for bar and value for value, a UTC day at a time.",
-        tags={"market": market.value},
-    )
-    def daily_qa(
-        context: dg.AssetExecutionContext,
-        database: DatabaseResource,
-        lake: LakeResource,
-        universe: UniverseResource,
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
-        keys, verdicts = selected_keys(context), {}
-        with failures(), closing(database.open()) as store:
-            kept, released = lake.open(), universe.load()
-            for key in keys:
-                started_s = time.monotonic()
-                qa = verdicts[key] = compare_day(store, kept, released, market, day_of(key))
-                differences = dg.MetadataValue.path(store_result(kept, released, qa, context.run.run_id))
-                facts = {**summary(qa), "differences": differences, "taken_s": time.monotonic() - started_s}
-                context.add_asset_metadata(facts, partition_key=key)
-        # The materialization has to be stored before a check can refer to it.
-        yield dg.MaterializeResult()
-        for day, qa in verdicts.items():
-            yield from checks.evaluations(context, specs, day, qa)
-        yield from outputs_of_checks(specs)
-
-    return daily_qa
-
-
-@contextmanager
-def failures() -> Iterator[None]:
-    """Turn an error of ours into Dagster's failure: what happened, what to do, and whether a retry can help."""
-    try:
-        yield
-    except OhlcvError as error:
-        raise dg.Failure(str(error), allow_retries=error.transient) from error
+def _symbols_of_run(context: dg.AssetExecutionContext, symbols: Sequence[Symbol]) -> Sequence[Symbol]:
+    """The run's part of the universe: all of it, unless its tag names a shard."""
+    index, _, count = context.run.tags.get(SHARD_TAG, "1/1").partition("/")
+    return shard(symbols, int(index) - 1, int(count))
 
 
 async def _stream(
@@ -196,6 +177,28 @@ async def _stream(
             run_id=run_id,
             on_progress=on_progress,
         )
+
+
+async def _fetch_windows(
+    opening: AbstractAsyncContextManager[Exchange], store: RecentBars, symbols: Sequence[Symbol], hour: Interval
+) -> dict[str, Any]:
+    """Fetch what is due of an hour and not kept yet; the numbers of the hour so far."""
+    bytes_written = requests = 0
+    async with opening as exchange:
+        windows = due_windows(hour, exchange.clock.now_ms())
+        if not windows:
+            raise UsageError(
+                f"no window of {hour} is due: it is {iso(exchange.clock.now_ms())} on the exchange",
+                hint="wait until fifteen minutes into the hour",
+            )
+        for window in store.missing(windows):
+            fetched = await fetch_bars(exchange, symbols, window)
+            bytes_written += store.write(window, fetched.bars)
+            requests += fetched.requests
+    bars, _ = store.read(windows)
+    minutes = sum(len(window.minutes) for window in windows)
+    numbers = metadata.of_bars(bars, expected=len(symbols) * minutes)
+    return {**numbers, "windows": len(windows), "bytes": bytes_written, "requests": requests}
 
 
 async def _download(

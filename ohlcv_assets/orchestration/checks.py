@@ -1,6 +1,7 @@
-"""The checks that a day's QA must pass: their names, what each one means, and what to do when it is red.
+"""The checks that both captures must pass: their names, what each one means, and what to do when it is red.
 
-Lives here: the list of checks and how a verdict (quality/day.py) becomes an evaluation a partition. Does not: the
+Lives here: the list of checks and how a verdict (quality/verdict.py) becomes an evaluation a partition. The ten-minute and
+the daily QA have the same checks. Does not: the
 comparison itself. The names are constants: they are the key of a check's history.
 """
 
@@ -15,14 +16,14 @@ import dagster as dg
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.preview import evaluation_of_partition
 from ohlcv_assets.quality.completeness import Coverage
-from ohlcv_assets.quality.day import DayQa, missing_minutes, summary
 from ohlcv_assets.quality.soundness import Soundness
+from ohlcv_assets.quality.verdict import Verdict
 
-STREAMED_EQUALS_DAILY = "streamed_equals_daily"
+STREAMED_EQUALS_FETCHED = "streamed_equals_fetched"
 STREAMED_COMPLETE = "streamed_complete"
-DAILY_COMPLETE = "daily_complete"
+FETCHED_COMPLETE = "fetched_complete"
 STREAMED_SOUND = "streamed_sound"
-DAILY_SOUND = "daily_sound"
+FETCHED_SOUND = "fetched_sound"
 
 
 @dataclass(frozen=True)
@@ -35,33 +36,35 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class DayCheck:
-    """A check of a day: its stable name, its meaning with the way out, and how it reads a verdict."""
+class Check:
+    """A check of a verdict: its stable name, its meaning with the way out, and how it reads a verdict."""
 
     name: str
     meaning: str
     blocking: bool
-    evaluate: Callable[[DayQa], Outcome]
+    evaluate: Callable[[Verdict], Outcome]
 
 
-def _match(qa: DayQa) -> Outcome:
-    report = qa.match
+def _match(verdict: Verdict) -> Outcome:
+    report = verdict.match
     sentence = (
         f"all {report.equal:,} bars are equal"
         if report.is_match
         else f"{report.union - report.equal:,} of {report.union:,} bars are not the same on both sides"
     )
-    numbers: dict[str, Any] = {key: value for key, value in summary(qa).items() if key not in ("market", "day")}
+    numbers: dict[str, Any] = {
+        key: value for key, value in verdict.summary().items() if key not in ("market", "interval")
+    }
     if not report.differences.is_empty():
         numbers["first_differences"] = metadata.table(
-            report.differences.rename({"left": "streamed", "right": "daily"})
+            report.differences.rename({"left": "streamed", "right": "fetched"})
         )
     return Outcome(report.is_match, sentence, numbers)
 
 
-def _coverage(side: Callable[[DayQa], Coverage]) -> Callable[[DayQa], Outcome]:
-    def evaluate(qa: DayQa) -> Outcome:
-        found = side(qa)
+def _coverage(side: Callable[[Verdict], Coverage]) -> Callable[[Verdict], Outcome]:
+    def evaluate(verdict: Verdict) -> Outcome:
+        found = side(verdict)
         numbers: dict[str, Any] = {
             "bars_expected": found.expected,
             "bars_present": found.present,
@@ -72,15 +75,15 @@ def _coverage(side: Callable[[DayQa], Coverage]) -> Callable[[DayQa], Outcome]:
             "coverage_pct": found.coverage_pct,
         }
         if not found.missing.is_empty():
-            numbers["first_missing"] = metadata.table(missing_minutes(found))
+            numbers["first_missing"] = metadata.table(found.missing)
         return Outcome(found.is_complete, f"{found.present:,} of {found.expected:,} bars are there", numbers)
 
     return evaluate
 
 
-def _soundness(side: Callable[[DayQa], Soundness]) -> Callable[[DayQa], Outcome]:
-    def evaluate(qa: DayQa) -> Outcome:
-        found = side(qa)
+def _soundness(side: Callable[[Verdict], Soundness]) -> Callable[[Verdict], Outcome]:
+    def evaluate(verdict: Verdict) -> Outcome:
+        found = side(verdict)
         broken = found.violations.height
         numbers: dict[str, Any] = {"bars_checked": found.rows, "invariants_broken": broken}
         if broken:
@@ -90,60 +93,60 @@ def _soundness(side: Callable[[DayQa], Soundness]) -> Callable[[DayQa], Outcome]
     return evaluate
 
 
-DAY_CHECKS: tuple[DayCheck, ...] = (
-    DayCheck(
-        STREAMED_EQUALS_DAILY,
+CHECKS: tuple[Check, ...] = (
+    Check(
+        STREAMED_EQUALS_FETCHED,
         "Every bar that was streamed and every bar that was fetched by REST are the same, in every value, with no "
-        "tolerance. When red: the table names each differing bar; open the Parquet of differences, then fetch the day "
+        "tolerance. When red: the table names each differing bar; open the Parquet of differences, then fetch it "
         "a third time to see which side is right.",
         True,
         _match,
     ),
-    DayCheck(
+    Check(
         STREAMED_COMPLETE,
         "PostgreSQL holds every minute of every symbol, once. When red: materialize the hours of streamed_bars that "
         "hold the missing minutes; a past hour is completed by REST.",
         False,
-        _coverage(lambda qa: qa.streamed_coverage),
+        _coverage(lambda verdict: verdict.streamed_coverage),
     ),
-    DayCheck(
-        DAILY_COMPLETE,
-        "The lake's file holds every minute of every symbol, once. When red: the exchange had no such bar in two "
-        "fetches; materialize daily_bars again with `replace: true` to ask once more.",
+    Check(
+        FETCHED_COMPLETE,
+        "The lake holds every minute of every symbol, once. When red: the exchange had no such bar in two fetches; "
+        "materialize daily_bars again with `replace: true` to ask once more.",
         False,
-        _coverage(lambda qa: qa.daily_coverage),
+        _coverage(lambda verdict: verdict.fetched_coverage),
     ),
-    DayCheck(
+    Check(
         STREAMED_SOUND,
         "Every streamed bar obeys every invariant of a bar. When red: the table names the bar and the invariant.",
         False,
-        _soundness(lambda qa: qa.streamed_soundness),
+        _soundness(lambda verdict: verdict.streamed_soundness),
     ),
-    DayCheck(
-        DAILY_SOUND,
+    Check(
+        FETCHED_SOUND,
         "Every fetched bar obeys every invariant of a bar. When red: the table names the bar and the invariant.",
         False,
-        _soundness(lambda qa: qa.daily_soundness),
+        _soundness(lambda verdict: verdict.fetched_soundness),
     ),
 )
 
 
 def specs(asset: dg.AssetKey, partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
-    """The check specs of a day's QA asset, partitioned as the asset is."""
+    """The check specs of a QA asset, partitioned as the asset is."""
     return [
         dg.AssetCheckSpec(
             check.name, asset=asset, description=check.meaning, blocking=check.blocking, partitions_def=partitions
         )
-        for check in DAY_CHECKS
+        for check in CHECKS
     ]
 
 
 def evaluations(
-    context: dg.AssetExecutionContext, specs_of_asset: list[dg.AssetCheckSpec], partition_key: str, qa: DayQa
+    context: dg.AssetExecutionContext, specs_of_asset: list[dg.AssetCheckSpec], partition_key: str, verdict: Verdict
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """One evaluation a check for one day; yield the asset's MaterializeResult before these."""
-    for spec, check in zip(specs_of_asset, DAY_CHECKS, strict=True):
-        outcome = check.evaluate(qa)
+    """One evaluation a check for one partition; yield the asset's MaterializeResult before these."""
+    for spec, check in zip(specs_of_asset, CHECKS, strict=True):
+        outcome = check.evaluate(verdict)
         yield evaluation_of_partition(
             context,
             spec,

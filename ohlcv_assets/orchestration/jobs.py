@@ -1,4 +1,4 @@
-"""The jobs: one hour of streaming, one day by REST with its QA, one day's QA alone; one set a market.
+"""The jobs: one hour of streaming, the hour so far compared, one day with its QA, one day's QA alone; one set a market.
 
 Lives here: which assets a job holds and how its runs are executed. Does not: when (sensors.py, schedules.py).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.orchestration.assets import asset_key
+from ohlcv_assets.orchestration.common import asset_key
 from ohlcv_assets.orchestration.preview import UnresolvedAssetJobDefinition
 from ohlcv_assets.settings import Settings
 
@@ -23,23 +23,32 @@ class MarketJobs:
     """The jobs of one market."""
 
     stream_hour: UnresolvedAssetJobDefinition
+    recent: UnresolvedAssetJobDefinition
     day: UnresolvedAssetJobDefinition
     day_qa: UnresolvedAssetJobDefinition
 
     def all(self) -> list[UnresolvedAssetJobDefinition]:
         """The jobs as a list, in the order of the data's way."""
-        return [self.stream_hour, self.day, self.day_qa]
+        return [self.stream_hour, self.recent, self.day, self.day_qa]
 
 
 def build_jobs(settings: Settings, market: Market) -> MarketJobs:
-    """The jobs `<market>_stream_hour`, `<market>_day` and `<market>_day_qa`."""
-    streamed, daily, qa = (asset_key(settings, market, name) for name in ("streamed_bars", "daily_bars", "daily_qa"))
+    """The jobs `<market>_stream_hour`, `<market>_recent`, `<market>_day` and `<market>_day_qa`."""
+    names = ("streamed_bars", "recent_bars", "recent_qa", "daily_bars", "daily_qa")
+    streamed, recent, recent_qa, daily, qa = (asset_key(settings, market, name) for name in names)
     tags = {"ohlcv/market": market.value}
     return MarketJobs(
         stream_hour=dg.define_asset_job(
             f"{market}_stream_hour",
             dg.AssetSelection.assets(streamed),
             description=f"Streams one UTC hour of {market} into PostgreSQL; what is over already is fetched by REST.",
+            executor_def=_EXECUTOR,
+            tags=tags,
+        ),
+        recent=dg.define_asset_job(
+            f"{market}_recent",
+            dg.AssetSelection.assets(recent, recent_qa),
+            description=f"Fetches what is due of an hour of {market} by REST, and compares the hour so far.",
             executor_def=_EXECUTOR,
             tags=tags,
         ),

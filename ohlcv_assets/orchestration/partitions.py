@@ -7,10 +7,11 @@ grain; the ten-minute QA therefore compares the hour so far.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
+from ohlcv_assets.clock import utc_now
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import HOUR_MS, Interval, from_ms, to_ms
@@ -18,6 +19,7 @@ from ohlcv_assets.timestamps import HOUR_MS, Interval, from_ms, to_ms
 #: The first UTC day of each market on Binance: nothing can be asked for before it.
 FIRST_DAY: dict[Market, str] = {Market.SPOT: "2017-08-17", Market.FUTURES: "2019-09-08"}
 
+_RECENT_DAYS = 90
 _HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 _DAY_FORMAT = "%Y-%m-%d"
 
@@ -35,6 +37,17 @@ def hourly_partitions(settings: Settings) -> dg.HourlyPartitionsDefinition:
         fmt=_HOUR_FORMAT,
         end_offset=0 if until else 2,
     )
+
+
+def recent_partitions(settings: Settings) -> dg.HourlyPartitionsDefinition:
+    """The hours of the ten-minute QA: the last ninety days of those that are streamed.
+
+    Dagster rebuilds the status of a partitioned check from all its partitions at every page view: 2,160 are quick.
+    """
+    since, until = settings.streamed_since, settings.partitions_until
+    if until is None:
+        since = max(since, day_key((utc_now() - timedelta(days=_RECENT_DAYS)).date()))
+    return hourly_partitions(settings.model_copy(update={"streamed_since": since}))
 
 
 def daily_partitions(settings: Settings, market: Market) -> dg.DailyPartitionsDefinition:

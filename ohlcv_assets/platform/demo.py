@@ -200,7 +200,7 @@ class Demo:
             run_id = platform.api.launch(f"{market}_day_qa", partition=day)
             platform.api.wait([run_id], timeout_s=_RUN_S)
             check = platform.api.last_check(
-                [platform.settings.region, market.value, "daily_qa"], "streamed_equals_daily"
+                [platform.settings.region, market.value, "daily_qa"], "streamed_equals_fetched"
             )
         named = _named_bars(check)
         if check["passed"] or check["run_id"] != run_id or named != {(symbol, iso(timestamp_ms))}:
@@ -259,7 +259,7 @@ def _finish(
 
 def _read_result(platform: Platform, market: Market, day: date, runs: dict[str, Run]) -> MarketResult:
     region = platform.settings.region
-    check = platform.api.last_check([region, market.value, "daily_qa"], "streamed_equals_daily")
+    check = platform.api.last_check([region, market.value, "daily_qa"], "streamed_equals_fetched")
     hour_key = f"{day.isoformat()}-23:00"
     hour = platform.api.materializations([region, market.value, "streamed_bars"], [hour_key])[hour_key]
     seconds = {

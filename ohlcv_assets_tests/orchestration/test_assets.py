@@ -10,7 +10,7 @@ import pytest
 
 from ohlcv_assets.bars import KEY, VALUES
 from ohlcv_assets.instruments import Market, load_universe
-from ohlcv_assets.orchestration.assets import asset_key
+from ohlcv_assets.orchestration.common import asset_key
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.timestamps import HOUR_MS, Interval
@@ -76,7 +76,7 @@ def test_a_day_goes_through_and_matches(deployment: Deployment, market: Market) 
     assert {name: evaluation.passed for name, evaluation in evaluations.items()} == dict.fromkeys(evaluations, True)
     assert len(evaluations) == 5
     assert {evaluation.partition for evaluation in evaluations.values()} == {DAY}
-    numbers = {k: v.value for k, v in evaluations["streamed_equals_daily"].metadata.items()}
+    numbers = {k: v.value for k, v in evaluations["streamed_equals_fetched"].metadata.items()}
     assert numbers["bars_equal"] == numbers["bars_expected"] == 3 * 1440
     assert numbers["match_pct"] == 100.0
     hours = _materializations(deployment, market, "streamed_bars")
@@ -100,11 +100,11 @@ def test_one_corrupted_bar_turns_the_check_red_and_is_named(deployment: Deployme
     result = deployment.run("futures_day_qa", partition_key=DAY)
     evaluations = _evaluations(result)
     assert not result.success  # the check blocks whatever comes after it
-    assert {name for name, evaluation in evaluations.items() if not evaluation.passed} == {"streamed_equals_daily"}
-    numbers = {k: v.value for k, v in evaluations["streamed_equals_daily"].metadata.items()}
+    assert {name for name, evaluation in evaluations.items() if not evaluation.passed} == {"streamed_equals_fetched"}
+    numbers = {k: v.value for k, v in evaluations["streamed_equals_fetched"].metadata.items()}
     assert (numbers["bars_differing"], numbers["bars_equal"]) == (1, 3 * 1440 - 1)
     (row,) = [record.data for record in numbers["first_differences"].records]
-    assert (row["symbol"], row["column"], row["streamed"], row["daily"]) == (symbol, "volume", volume, volume / 2)
+    assert (row["symbol"], row["column"], row["streamed"], row["fetched"]) == (symbol, "volume", volume, volume / 2)
     differences = _materializations(deployment, Market.FUTURES, "daily_qa")[DAY]["differences"]
     assert pl.read_parquet(differences)["timestamp"].to_list() == [timestamp]
 
@@ -138,6 +138,31 @@ def test_qa_without_the_days_file_says_what_to_do(deployment: Deployment) -> Non
     assert not result.success
     assert DAY in _failure(result)
     assert "try:" in _failure(result)
+
+
+def test_the_hour_so_far_is_compared_while_it_runs(deployment: Deployment) -> None:
+    """The windows that are due are fetched apart and match what was streamed; what was not streamed is red at once."""
+    assert deployment.run("spot_stream_hour", partition_key=f"{DAY}-23:00").success
+    result = deployment.run("spot_recent", partition_key=f"{DAY}-23:00")
+    assert result.success
+    evaluations = _evaluations(result)
+    assert {evaluation.partition for evaluation in evaluations.values()} == {f"{DAY}-23:00"}
+    assert evaluations["streamed_equals_fetched"].metadata["bars_equal"].value == 180
+    assert _materializations(deployment, Market.SPOT, "recent_bars")[f"{DAY}-23:00"]["windows"] == 6
+    assert list(deployment.settings.home.glob("lake/**/qa/recent_bars/spot/**/2300.parquet"))
+    unstreamed = _evaluations(deployment.run("spot_recent", partition_key="2025-06-02-00:00"))
+    assert not unstreamed["streamed_complete"].passed
+    # Half past midnight: two windows are due, the third ended less than five minutes ago.
+    assert unstreamed["streamed_complete"].metadata["bars_expected"].value == 3 * 20
+
+
+def test_a_shard_streams_its_part_and_all_parts_are_the_whole(deployment: Deployment) -> None:
+    """Two runs over two parts of the universe hold together every bar of the hour, and neither the other's."""
+    for part in ("1/2", "2/2"):
+        assert deployment.run("futures_stream_hour", partition_key=f"{DAY}-04:00", tags={"ohlcv/shard": part}).success
+    with Database(deployment.settings.database_url.get_secret_value()) as database:
+        held = database.read(Market.FUTURES, Interval.parse(f"{DAY}T04:00Z", f"{DAY}T05:00Z"))
+    assert held.height == 180
 
 
 def test_downloading_a_day_again_changes_nothing(deployment: Deployment) -> None:

@@ -77,7 +77,7 @@ def test_the_partition_page_has_24_green_hours(visit: Visit) -> None:
 
 def test_the_check_page_shows_the_numbers_and_the_differing_bar(visit: Visit) -> None:
     """A person opening the red check sees the day, the counts, and the bar with both values."""
-    page = visit("check", "/assets/stockholm/futures/daily_qa?view=checks&checkDetail=streamed_equals_daily")
+    page = visit("check", "/assets/stockholm/futures/daily_qa?view=checks&checkDetail=streamed_equals_fetched")
     expect(page.get_by_text("value_differs")).to_be_visible(timeout=_PATIENCE_MS)
     for text in ("bars_differing", "match_pct", "2025-06-01T12:34Z", "volume", "When red:"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=_PATIENCE_MS)

@@ -55,12 +55,15 @@ def test_every_setting_can_be_set(monkeypatch, tmp_path):
         "download_delay_s": 4.25,
         "stream_lead_s": 60.0,
         "stream_overlap_s": 0.0,
+        "stream_shards": 4,
         "streamed_since": "2024-02-29",
         "autostart": True,
         "daily_since": "2025-06-01",
         "partitions_until": "2025-06-03",
         "sensor_interval_s": 5,
         "weight_share": 0.5,
+        "spool_limit_mib": 64,
+        "metrics_port": 9464,
     }
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():

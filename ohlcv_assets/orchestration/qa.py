@@ -1,0 +1,139 @@
+"""The assets that compare: recent_qa every ten minutes over the hour so far, daily_qa over a whole day.
+
+Lives here: which two captures each compares, over which interval; the checks on both are the same list (checks.py).
+Does not: the comparison (quality/verdict.py).
+
+The hour so far is compared as a whole each time, so that a later green cannot hide an earlier red. Annotations are not
+postponed in this module: Dagster reads them when an asset is defined.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import dagster as dg
+
+from ohlcv_assets.errors import NoBars
+from ohlcv_assets.instruments import Market, Universe
+from ohlcv_assets.orchestration import checks
+from ohlcv_assets.orchestration.common import asset_key, failures
+from ohlcv_assets.orchestration.partitions import (
+    daily_partitions,
+    day_of,
+    hour_of,
+    recent_partitions,
+    selected_keys,
+)
+from ohlcv_assets.orchestration.preview import outputs_of_checks
+from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
+from ohlcv_assets.quality.recent import RecentBars
+from ohlcv_assets.quality.verdict import Verdict, compare, store_verdict
+from ohlcv_assets.settings import Settings
+from ohlcv_assets.storage.database import Database
+from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.timestamps import Interval
+
+#: The verdict on one partition, given the opened stores.
+_Judge = Callable[[Database, Lake, Universe, str], Verdict]
+
+
+def build_qa_assets(settings: Settings, market: Market) -> list[dg.AssetsDefinition]:
+    """The two assets of a market that compare its captures."""
+    return [build_recent_qa(settings, market), build_daily_qa(settings, market)]
+
+
+def build_recent_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
+    """The hour so far: what was streamed against what was fetched meanwhile."""
+
+    def judge(database: Database, lake: Lake, universe: Universe, key: str) -> Verdict:
+        hour = hour_of(key)
+        fetched, windows = RecentBars(lake, market, universe).read(list(hour.split(10 * 60_000)))
+        if not windows:
+            raise NoBars(f"no window of {hour} was fetched yet", hint="materialize recent_bars of this hour first")
+        # Windows are fetched in order: what is there begins with the hour.
+        so_far = Interval(windows[0].start_ms, windows[-1].end_ms)
+        return compare(database, fetched, universe.symbols[market], market, so_far)
+
+    return _build(
+        settings,
+        market,
+        "recent_qa",
+        recent_partitions(settings),
+        "recent_bars",
+        f"Streamed and freshly fetched bars of {market} compared, the hour so far, again every ten minutes.",
+        judge,
+    )
+
+
+def build_daily_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
+    """A whole day: what was streamed against the day's file. Dagster maps the day to its 24 hours by their time."""
+
+    def judge(database: Database, lake: Lake, universe: Universe, key: str) -> Verdict:
+        day = day_of(key)
+        fetched = lake.read_day(Signature.daily(market, universe), day)
+        return compare(database, fetched, universe.symbols[market], market, Interval.of_day(day))
+
+    return _build(
+        settings,
+        market,
+        "daily_qa",
+        daily_partitions(settings, market),
+        "daily_bars",
+        f"Streamed and fetched bars of {market} compared, bar for bar and value for value, a UTC day at a time.",
+        judge,
+    )
+
+
+def _build(
+    settings: Settings,
+    market: Market,
+    name: str,
+    partitions: dg.TimeWindowPartitionsDefinition,
+    fetched: str,
+    description: str,
+    judge: _Judge,
+) -> dg.AssetsDefinition:
+    key = asset_key(settings, market, name)
+    specs = checks.specs(key, partitions)
+
+    @dg.asset(
+        key=key,
+        group_name=market.value,
+        kinds={"polars"},
+        tags={"market": market.value},
+        partitions_def=partitions,
+        deps=[asset_key(settings, market, "streamed_bars"), asset_key(settings, market, fetched)],
+        backfill_policy=dg.BackfillPolicy.multi_run(31) if name == "daily_qa" else None,
+        check_specs=specs,
+        description=description,
+    )
+    def qa(
+        context: dg.AssetExecutionContext,
+        database: DatabaseResource,
+        lake: LakeResource,
+        universe: UniverseResource,
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
+        verdicts: dict[str, Verdict] = {}
+        with failures(), closing(database.open()) as store:
+            opened, released = lake.open(), universe.load()
+            for partition in selected_keys(context):
+                started_s = time.monotonic()
+                verdict = verdicts[partition] = judge(store, opened, released, partition)
+                folder = f"qa/{name}/{market}/{released.path_form}/{_folder(partition)}/run={context.run.run_id}"
+                differences = dg.MetadataValue.path(store_verdict(opened, verdict, folder))
+                facts = {**verdict.summary(), "differences": differences, "taken_s": time.monotonic() - started_s}
+                context.add_asset_metadata(facts, partition_key=partition)
+        # The materialization has to be stored before a check can refer to it.
+        yield dg.MaterializeResult()
+        for partition, verdict in verdicts.items():
+            yield from checks.evaluations(context, specs, partition, verdict)
+        yield from outputs_of_checks(specs)
+
+    return qa
+
+
+def _folder(partition: str) -> str:
+    """`date=2025-06-01` for a day, `date=2025-06-01/hour=05` for an hour."""
+    day, hour = partition[:10], partition[11:13]
+    return f"date={day}/hour={hour}" if hour else f"date={day}"
