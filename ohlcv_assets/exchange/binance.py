@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ohlcv_assets.clock import ExchangeClock, SystemClock, utc_now
-from ohlcv_assets.errors import OhlcvError, RateLimited, Refused, UsageError, meaning_of
+from ohlcv_assets.errors import IncompletePage, OhlcvError, RateLimited, Refused, UsageError, meaning_of
 from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE, WeightBudget, shared_folder
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently
@@ -96,7 +96,11 @@ class Exchange:
             with attempt:
                 await self._spend(_EXCHANGE_INFO_WEIGHT[self.market])
                 with our_errors(self.clock):
-                    self.listing = Listing.of(self.market, await self.client.load_markets(reload=True))
+                    markets = await self.client.load_markets(reload=True)
+                # What is no listing at all (a web page with status 200) is an empty table to ccxt.
+                if not (listing := Listing.of(self.market, markets)):
+                    raise IncompletePage(f"the exchange lists nothing on {self.market}")
+                self.listing = listing
 
     async def klines(self, symbol: Symbol, interval: Interval) -> Answer:
         """One request for the klines of the minutes that begin in `interval`, as the exchange answers it.
