@@ -117,8 +117,12 @@ class Stragglers:
     def _not_found(self, wanted: Sequence[Key]) -> None:
         """A healthy answer has come; what is still awaited was not in it."""
         now_ms = self._exchange.clock.now_ms()
-        self._tally.asked_in_vain(wanted, now_ms, answered=True)
-        absent = self._tally.agreed_absent(wanted, now_ms - SETTLED_AFTER_S * 1000)
+        settled_ms = now_ms - SETTLED_AFTER_S * 1000
+        # REST lags behind the events: an answer within a bar's first minute is no witness of its absence.
+        witnessed = [key for key in wanted if key[1] + MINUTE_MS <= settled_ms]
+        self._tally.asked_in_vain([key for key in wanted if key[1] + MINUTE_MS > settled_ms], now_ms, answered=False)
+        self._tally.asked_in_vain(witnessed, now_ms, answered=True)
+        absent = self._tally.agreed_absent(witnessed, settled_ms)
         if absent:
             _log.warning("minutes are missing on the exchange", symbol=absent[0][0], minutes=len(absent), first=iso(absent[0][1]))  # fmt: skip
             self._tally.name_missing(absent)
