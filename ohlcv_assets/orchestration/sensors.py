@@ -5,7 +5,7 @@ the decision which runs are missing (supervision.py), or the work, which is in r
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -43,7 +43,7 @@ Jobs = dict[Market, UnresolvedAssetJobDefinition]
 
 def build_sensors(settings: Settings, streaming: Jobs, recent: Jobs) -> list[dg.SensorDefinition]:
     """The sensors `keep_streaming` and `keep_comparing`."""
-    return [build_stream_sensor(settings, streaming), build_recent_sensor(settings, recent)]
+    return [build_stream_sensor(settings, streaming), build_recent_sensor(settings, streaming, recent)]
 
 
 def build_stream_sensor(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
@@ -69,7 +69,7 @@ def build_stream_sensor(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
     return keep_streaming
 
 
-def build_recent_sensor(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+def build_recent_sensor(settings: Settings, streaming: Jobs, jobs: Jobs) -> dg.SensorDefinition:
     """Every ten minutes the window that ended five minutes ago is fetched, and the hour so far compared."""
 
     @dg.sensor(
@@ -80,7 +80,12 @@ def build_recent_sensor(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         description="Every ten minutes: fetches the window that ended five minutes ago, and compares the hour so far.",
     )
     def keep_comparing(context: dg.SensorEvaluationContext, exchange: ExchangeResource) -> dg.SensorResult:
-        return _asked(context, exchange, lambda market, clock: _due(settings, market, jobs[market].name, clock))
+        def due(market: Market, clock: Clock) -> Iterator[dg.RunRequest]:
+            # Comparing an hour that nobody streamed would only say so.
+            streamed = {slot.hour_ms for slot in _runs_by_slot(context.instance, streaming[market].name)}
+            return _due(settings, market, jobs[market].name, clock, streamed)
+
+        return _asked(context, exchange, due)
 
     return keep_comparing
 
@@ -210,12 +215,14 @@ def _request(settings: Settings, market: Market, job_name: str, start: Start, cl
     )
 
 
-def _due(settings: Settings, market: Market, job_name: str, clock: Clock) -> Iterator[dg.RunRequest]:
-    """A run for this and the last hour whenever one more of their windows is due."""
+def _due(
+    settings: Settings, market: Market, job_name: str, clock: Clock, streamed: Collection[int]
+) -> Iterator[dg.RunRequest]:
+    """A run for this and the last hour, where they are streamed, whenever one more of their windows is due."""
     now_ms, hours = clock.now_ms(), recent_partitions(settings)
     for hour_ms in (floor_to(now_ms, HOUR_MS) - HOUR_MS, floor_to(now_ms, HOUR_MS)):
         windows = due_windows(Interval.of_hour(hour_ms), now_ms)
-        if windows and has_hour(hours, hour_ms):
+        if windows and hour_ms in streamed and has_hour(hours, hour_ms):
             key = hour_key(hour_ms)
             yield dg.RunRequest(
                 run_key=f"{settings.region}/{market}/{key}/windows={len(windows)}",

@@ -184,6 +184,9 @@ def test_hours_without_a_partition_are_not_asked_for(instance: dg.DagsterInstanc
 
 def test_each_ten_minute_window_is_compared_five_minutes_after_its_end(instance: dg.DagsterInstance) -> None:
     """At 11:14 the last hour's windows are all that is due; at 11:15 the first of this hour is due as well."""
+    for market in Market:
+        for hour in ("10:00", "11:00"):
+            _had_run(instance, market, hour, dg.DagsterRunStatus.STARTED)
     replayed = {"sensor": "keep_comparing", "partitions_until": "2025-06-02"}
     early = _tick(instance, "2025-06-01T11:14:59Z", **replayed)
     due = _tick(instance, "2025-06-01T11:15:00Z", **replayed)
@@ -191,3 +194,10 @@ def test_each_ten_minute_window_is_compared_five_minutes_after_its_end(instance:
     assert _asked(due) - _asked(early) == {(f"{market}_recent", "2025-06-01-11:00") for market in Market}
     again = _tick(instance, "2025-06-01T11:24:59Z", **replayed)
     assert {request.run_key for request in again.run_requests} == {request.run_key for request in due.run_requests}
+
+
+def test_an_hour_that_nobody_streamed_is_not_compared(instance: dg.DagsterInstance) -> None:
+    """When the platform is started in the middle of an hour, the hour before is not called wrong."""
+    _had_run(instance, "spot", "11:00", dg.DagsterRunStatus.STARTED)
+    data = _tick(instance, "2025-06-01T11:30:00Z", sensor="keep_comparing", partitions_until="2025-06-02")
+    assert _asked(data) == {("spot_recent", "2025-06-01-11:00")}
