@@ -18,6 +18,9 @@ _Market = Annotated[
     str | None, typer.Option(help="Market of the bars in --data: spot or futures.", show_default=False)
 ]
 _Generate = Annotated[bool, typer.Option("--generate", help="Make up a market instead of reading one.")]
+_Faults = Annotated[
+    Path | None, typer.Option("--faults", help="YAML or JSON file of what goes wrong when.", show_default=False)
+]
 _Start = Annotated[str | None, typer.Option(help="What the clock shows first; default: the start of the data.")]
 
 
@@ -28,7 +31,11 @@ def replay(
     symbols: Annotated[int, typer.Option(help="Symbols to generate in each market.")] = 20,
     days: Annotated[int, typer.Option(help="UTC days to generate.")] = 2,
     first_day: Annotated[str, typer.Option(help="First UTC day to generate.")] = "2025-06-01",
-    seed: Annotated[int, typer.Option(help="Decides the generated bars and how late each closing event is.")] = 7,
+    seed: Annotated[
+        int,
+        typer.Option(help="Decides the generated bars, how late each closing event is, and each draw of a fault."),
+    ] = 7,
+    faults: _Faults = None,
     start: _Start = None,
     speed: Annotated[float, typer.Option(help="Exchange seconds per second, 1 to 600.")] = 1.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -39,7 +46,8 @@ def replay(
     Either from recorded bars (--data FILE --market futures) or from a made-up market (--generate). Point the capture code at it with
     OHLCV_EXCHANGE_URL.
     """
-    from ohlcv_assets.replay.script import Script
+    from ohlcv_assets.replay.faults.rules import read_rules
+    from ohlcv_assets.replay.faults.script import FaultScript
     from ohlcv_assets.replay.server import Listening, ReplayExchange, serve
     from ohlcv_assets.timestamps import parse_time
 
@@ -50,7 +58,7 @@ def replay(
         _truth(data, market, generate=generate, symbols=symbols, days=days, first_day=first_day, seed=seed),
         start_ms=None if start is None else parse_time(start),
         speed=speed,
-        script=Script(seed),
+        script=FaultScript(seed, [] if faults is None else read_rules(faults)),
     )
     serve(exchange, host=host, port=port, on_listening=announce)
 

@@ -1,6 +1,6 @@
 """Paths that Binance does not have: what the replay exchange counted, and the speed of its clock. For tests.
 
-Lives here: `GET /_replay/stats` and `POST /_replay/clock`. Does not: faults; a script of them will have its paths here.
+Lives here: `GET /_replay/stats` and `POST /_replay/clock`. Does not: faults (faults/control.py).
 """
 
 from __future__ import annotations

@@ -88,8 +88,7 @@ class Script:
 
     def close_lags_ms(self, market: Market, symbol: str, timestamp_ms: int) -> Sequence[float]:
         """How many exchange milliseconds after a bar's end its closing event is sent, for each time that it is."""
-        z = _NORMAL.inv_cdf(drawn_share(self.seed, market.value, symbol, timestamp_ms))
-        return (MEDIAN_LAG_MS * math.exp(LAG_SPREAD * z),)
+        return (drawn_lognormal(MEDIAN_LAG_MS, LAG_SPREAD, self.seed, market.value, symbol, timestamp_ms),)
 
     def closings(self, market: Market, tape: SymbolTape, final: Kline) -> Sequence[Closing]:
         """The closing events of a bar."""
@@ -139,3 +138,8 @@ def drawn_share(*key: object) -> float:
     text = " ".join(str(part) for part in key)
     draw = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
     return (draw + 0.5) / 2**48
+
+
+def drawn_lognormal(median: float, spread: float, *key: object) -> float:
+    """A lognormal draw that depends on the key only; `spread` is the standard deviation of its logarithm."""
+    return median * math.exp(spread * _NORMAL.inv_cdf(drawn_share(*key)))

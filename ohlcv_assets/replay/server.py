@@ -17,6 +17,8 @@ from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.replay.clock import ReplayClock
 from ohlcv_assets.replay.control import FASTEST, Control
+from ohlcv_assets.replay.faults.control import FaultControl
+from ohlcv_assets.replay.faults.script import FaultScript
 from ohlcv_assets.replay.pump import Pump
 from ohlcv_assets.replay.rest import RestApi
 from ohlcv_assets.replay.script import Script
@@ -41,7 +43,7 @@ class ReplayExchange:
         truth: the final bars of each market.
         start_ms: what its clock shows when it begins to listen; the start of the data by default.
         speed: exchange seconds per wall second, 1 to 600.
-        script: what may go wrong; by default nothing.
+        script: what may go wrong; by default nothing, until rules are added over HTTP.
         rules: what each market demands of a connection; Binance's own by default.
 
     Raises:
@@ -59,13 +61,16 @@ class ReplayExchange:
     ) -> None:
         self.tapes = {market: MarketTape(market, truth[market]) for market in Market}
         self.clock = ReplayClock(_checked_start(self.tapes, start_ms), _checked_speed(speed))
-        script = script or Script(seed=0)
+        script = script or FaultScript(seed=0)
         self.rest = RestApi(self.tapes, self.clock, script)
         self._pumps = {market: Pump(tape, self.clock, script) for market, tape in self.tapes.items()}
         self.streams = StreamApi(
             {market: pump.hub for market, pump in self._pumps.items()}, self.clock, script, rules
         )
         self.control = Control(self.clock, self.rest, self.streams, self.tapes)
+        self._faults = script if isinstance(script, FaultScript) else None
+        if self._faults is not None:
+            self._faults.play(truth, self.tapes, self.clock, self.streams.connections)
         self._runner: web.AppRunner | None = None
 
     async def listen(self, host: str, port: int) -> Listening:
@@ -77,6 +82,8 @@ class ReplayExchange:
         app = web.Application()
         for part in (self.rest, self.streams, self.control):
             part.add_routes(app)
+        if self._faults is not None:
+            FaultControl(self._faults).add_routes(app)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await self._runner.setup()
         try:
@@ -87,6 +94,8 @@ class ReplayExchange:
                 f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port, or 0 for a free one"
             ) from error
         self.clock.restart()
+        if self._faults is not None:
+            self._faults.start()
         for pump in self._pumps.values():
             pump.start()
         return Listening(f"http://{host}:{self._runner.addresses[0][1]}", self._summary())
@@ -95,6 +104,8 @@ class ReplayExchange:
         """Stop at once: open connections are cut."""
         for pump in self._pumps.values():
             pump.stop()
+        if self._faults is not None:
+            self._faults.stop()
         self.streams.abort()
         if self._runner is not None:
             await self._runner.cleanup()
