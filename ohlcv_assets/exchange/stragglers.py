@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import polars as pl
 
 from ohlcv_assets.errors import OhlcvError, PermanentError
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
@@ -36,13 +38,27 @@ class Stragglers:
         writer: where fetched bars go.
         delay_s: d, in seconds of the exchange's clock.
         deadline_ms: when even bars that the exchange gave no healthy answer about are named missing.
+        on_fetched: told every page that the exchange gave, before it is stored.
+
+    Attributes:
+        repairs: bars fetched because they had not come by WebSocket at T+d, of minutes that ended while this ran.
+        unanswered: bars that were named missing without a healthy answer.
+        deadline_ms: may be brought forward while it runs.
     """
 
-    def __init__(self, exchange: Exchange, tally: Tally, writer: Writer, delay_s: float, deadline_ms: float) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        tally: Tally,
+        writer: Writer,
+        delay_s: float,
+        deadline_ms: float,
+        on_fetched: Callable[[pl.DataFrame], None] = lambda bars: None,
+    ) -> None:
         self.repairs = 0
         self.unanswered: set[Key] = set()
         self._exchange, self._tally, self._writer = exchange, tally, writer
-        self._delay_s, self._deadline_ms = delay_s, deadline_ms
+        self._delay_s, self.deadline_ms, self._on_fetched = delay_s, deadline_ms, on_fetched
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._started_ms = exchange.clock.now_ms()
 
@@ -53,7 +69,7 @@ class Stragglers:
         try:
             while not self._tally.settled:
                 now_ms = clock.now_ms()
-                if now_ms >= self._deadline_ms:
+                if now_ms >= self.deadline_ms:
                     self._give_up()
                 elif due := self._tally.due(now_ms, self._delay_s):
                     self._tally.being_asked(due)
@@ -110,9 +126,12 @@ class Stragglers:
             self._failed(wanted, error)
             return
         live = [key for key in wanted if self._tally.awaits(key) and key[1] + MINUTE_MS > self._started_ms]
+        self._on_fetched(bars)
         await self._writer.store_fetched(bars)
-        self.repairs += sum(key in self._tally.stored for key in live)
-        self._not_found(wanted)
+        self.repairs += sum(self._tally.is_safe(key) for key in live)
+        # What the exchange gave and the store had no room for is not lacking on the exchange.
+        given = set(bars["timestamp"].to_list())
+        self._not_found([key for key in wanted if key[1] not in given])
 
     def _not_found(self, wanted: Sequence[Key]) -> None:
         """A healthy answer has come; what is still awaited was not in it."""

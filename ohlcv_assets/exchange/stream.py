@@ -14,20 +14,30 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
+import polars as pl
+
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.exchange.binance import Exchange
 from ohlcv_assets.exchange.fetch import Progress, first_listed_minute, minutes_frame
 from ohlcv_assets.exchange.stragglers import SETTLED_AFTER_S, Stragglers
 from ohlcv_assets.exchange.stream_report import Percentiles, StreamReport
 from ohlcv_assets.exchange.stream_socket import CONNECTION_SYMBOLS, Socket
+from ohlcv_assets.exchange.stream_status import MinuteStatus, StreamStatus
 from ohlcv_assets.exchange.stream_writer import Sink, Writer
 from ohlcv_assets.exchange.tally import Key, Tally
 from ohlcv_assets.instruments import Symbol
 from ohlcv_assets.logs import get_logger
-from ohlcv_assets.timestamps import Interval, iso
+from ohlcv_assets.timestamps import MINUTE_MS, Interval, floor_to, iso, label_end
 
 #: So long after its end a run still tries to get bars that the exchange gives no healthy answer about.
 _PATIENCE_S = 600.0
+#: However fast the replay, a store that is away is waited for so long at the end, in our own seconds; after a stop, less.
+_LEAST_PATIENCE_WALL_S, _STOPPED_PATIENCE_WALL_S = 30.0, 10.0
+#: A minute is told so many exchange seconds after d: time to fetch what did not come.
+_TOLD_AFTER_S = 6.0
+
+OnMinute = Callable[[MinuteStatus], None]
+OnStart = Callable[[Callable[[], StreamStatus]], None]
 _log = get_logger()
 
 
@@ -41,6 +51,9 @@ async def stream_bars(
     overlap_s: float,
     already: Collection[Key] | None = None,
     on_progress: Progress | None = None,
+    on_minute: OnMinute | None = None,
+    on_start: OnStart | None = None,
+    stopping: asyncio.Event | None = None,
 ) -> StreamReport:
     """Store every bar of `symbols` whose minute begins in `interval`, as they close.
 
@@ -50,7 +63,8 @@ async def stream_bars(
     opens no socket.
 
     It ends when the exchange's clock is past the interval's end and the overlap, and every minute of the interval is
-    stored or named. When it is cancelled it first writes what has arrived. All durations are seconds of the exchange's clock.
+    stored or named; bars that the sink keeps until its store is back are waited for, for as long as the run's patience.
+    When it is cancelled it first writes what has arrived. All durations are seconds of the exchange's clock.
 
     Args:
         exchange: the opened market.
@@ -63,6 +77,9 @@ async def stream_bars(
             run stays this long; they are another run's to guarantee.
         already: (symbol, timestamp) that are stored before the run begins: not fetched again.
         on_progress: told (bars settled, bars expected) after each batch.
+        on_minute: told every minute of the interval when its bars should be there.
+        on_start: given a function that says how the stream stands.
+        stopping: once it is set, the minute that runs is the last one of the interval, and there is no overlap.
 
     Raises:
         UnknownSymbol: one of them is not listed.
@@ -71,7 +88,9 @@ async def stream_bars(
     run = _Run(
         exchange, exchange.listing.require(symbols), interval, sink, delay_s, overlap_s, already or (), on_progress
     )
-    await run.follow()
+    if on_start is not None:
+        on_start(run.status)
+    await run.follow(stopping or asyncio.Event(), on_minute)
     return run.report()
 
 
@@ -90,14 +109,15 @@ class _Run:
         on_progress: Progress | None,
     ) -> None:
         overlap_ms = round(overlap_s * 1000)
-        self.exchange, self.symbols, self.interval = exchange, symbols, interval
+        self.exchange, self.symbols, self.delay_s = exchange, symbols, delay_s
         self.tally = Tally(interval, {s: first_listed_minute(exchange, s) for s in symbols}, already)
         window = Interval(interval.start_ms - overlap_ms, interval.end_ms + overlap_ms)
         self.stays_until_ms = window.end_ms
         self.writer = Writer(exchange.listing, exchange.clock, window, self.tally, sink, self._progress(on_progress))
         now_ms = exchange.clock.now_ms()
-        deadline_ms = max(now_ms, window.end_ms + SETTLED_AFTER_S * 1000) + _PATIENCE_S * 1000
-        self.stragglers = Stragglers(exchange, self.tally, self.writer, delay_s, deadline_ms)
+        self.stragglers = Stragglers(
+            exchange, self.tally, self.writer, delay_s, _deadline_ms(now_ms, window.end_ms), self._witness
+        )
         self.live = now_ms <= interval.end_ms + delay_s * 1000
         self.sockets = [
             Socket(exchange, symbols[first : first + CONNECTION_SYMBOLS], self.writer.take)
@@ -105,21 +125,60 @@ class _Run:
         ]
         self.weight_before = exchange.usage.weight
 
-    async def follow(self) -> None:
+    async def follow(self, stopping: asyncio.Event, on_minute: OnMinute | None) -> None:
         """Stream until everything is settled and the overlap is over; write what has arrived in any case."""
-        _log.info("streaming begins", market=self.exchange.market.value, interval=str(self.interval), symbols=len(self.symbols), live=self.live)  # fmt: skip
+        _log.info("streaming begins", market=self.exchange.market.value, interval=str(self.tally.interval), symbols=len(self.symbols), live=self.live)  # fmt: skip
         writing = asyncio.create_task(self.writer.run())
+        beside = [self._heed(stopping), self._tell_minutes(on_minute), *(socket.run() for socket in self.sockets)]
         try:
-            await _first_of(self._settle(), _forever(writing), *(socket.run() for socket in self.sockets))
+            await _first_of(self._settle(), _forever(writing), *beside)
         finally:
             self.writer.finish()
             await asyncio.shield(writing)
+        patience_s = max(self.exchange.clock.wall_s(_PATIENCE_S), _LEAST_PATIENCE_WALL_S)
+        if not await self.writer.all_stored(_STOPPED_PATIENCE_WALL_S if stopping.is_set() else patience_s):
+            _log.error("bars are safe and not stored: the store is away", bars=len(self.tally.kept))
 
     async def _settle(self) -> None:
+        clock = self.exchange.clock
         await self.stragglers.run()
-        if self.live:
-            clock = self.exchange.clock
-            await clock.sleep((self.stays_until_ms - clock.now_ms()) / 1000)
+        while self.live and (left_s := (self.stays_until_ms - clock.now_ms()) / 1000) > 0:
+            # In short steps, for it may be told to stop.
+            await clock.sleep(min(left_s, max(1.0, 0.05 * clock.speed)))
+
+    async def _heed(self, stopping: asyncio.Event) -> None:
+        """Once told to stop, let the minute that runs be the last; never returns."""
+        await stopping.wait()
+        now_ms = self.exchange.clock.now_ms()
+        end_ms = max(floor_to(now_ms, MINUTE_MS), self.tally.interval.start_ms) + MINUTE_MS
+        self.stays_until_ms = min(self.stays_until_ms, end_ms)
+        self.stragglers.deadline_ms = min(self.stragglers.deadline_ms, _deadline_ms(now_ms, end_ms))
+        if end_ms < self.tally.interval.end_ms:
+            self.tally.end_at(end_ms)
+        _log.info("streaming stops after this minute", interval=str(self.tally.interval))
+        await asyncio.Event().wait()
+
+    async def _tell_minutes(self, on_minute: OnMinute | None) -> None:
+        """Log every minute that is over, from the one that runs on; never returns."""
+        clock, told = self.exchange.clock, 0
+        minute_ms = max(floor_to(clock.now_ms(), MINUTE_MS), self.tally.interval.minutes.start)
+        while True:
+            due_ms = label_end(minute_ms) + (self.delay_s + _TOLD_AFTER_S) * 1000
+            await clock.sleep((due_ms - clock.now_ms()) / 1000)
+            if minute_ms in self.tally.interval:
+                status = self._minute(minute_ms, told)
+                told = len(self.writer.written.latency_s)
+                _log.info("minute", **status.facts())
+                if on_minute is not None:
+                    on_minute(status)
+            minute_ms += MINUTE_MS
+
+    def _witness(self, fetched: pl.DataFrame) -> None:
+        """The exchange gave these bars by REST: the sockets judge themselves by it."""
+        traded = fetched.filter(pl.col("trade_count") > 0).select("symbol", "timestamp")
+        for symbol, minute in traded.iter_rows():
+            for socket in self.sockets:
+                socket.witness(symbol, minute)
 
     def _progress(self, on_progress: Progress | None) -> Callable[[], None]:
         def told() -> None:
@@ -128,31 +187,84 @@ class _Run:
 
         return told
 
+    def _minute(self, minute_ms: int, told: int) -> MinuteStatus:
+        """The figures of a minute; `told` latencies were told before."""
+        tally = self.tally
+        symbols = [symbol for symbol in self.symbols if tally.expects((symbol, minute_ms))]
+        stored = {s: tally.stored[s, minute_ms] for s in symbols if (s, minute_ms) in tally.stored}
+        kept = {s: tally.kept[s, minute_ms] for s in symbols if (s, minute_ms) in tally.kept}
+        came = [*stored.values(), *kept.values()]
+        return MinuteStatus(
+            minute_ms=minute_ms,
+            expected=len(symbols),
+            present=len(stored),
+            spooled=len(kept),
+            by_channel={channel: came.count(channel) for channel in Channel},
+            lacking=tuple(sorted(symbol for symbol in symbols if not tally.is_safe((symbol, minute_ms)))),
+            latency_s=Percentiles.of(self.writer.written.latency_s[told:]),
+            totals=self.status(),
+        )
+
+    def status(self) -> StreamStatus:
+        """How it stands now."""
+        tally, written, now_ms = self.tally, self.writer.written, self.exchange.clock.now_ms()
+        over = sum(minute + MINUTE_MS <= now_ms for minute in tally.interval.minutes)
+        minutes = tally.interval.minutes[:over]
+        came = list(tally.stored.values())
+        return StreamStatus(
+            market=self.exchange.market,
+            interval=tally.interval,
+            now_ms=now_ms,
+            symbols=len(self.symbols),
+            bars_due=sum(
+                len(range(max(0, -(-(first - minutes.start) // MINUTE_MS)), over))
+                for first in tally.first_minutes.values()
+            ),
+            bars_present=len(came),
+            bars_spooled=len(tally.kept),
+            bars_missing=len(tally.missing),
+            by_channel={channel: came.count(channel) for channel in Channel},
+            latency_s=Percentiles.of(written.latency_s),
+            event_to_commit_ms=Percentiles.of(written.event_to_commit_ms),
+            reconnects=sum(socket.reconnects for socket in self.sockets),
+            hand_overs=sum(socket.hand_overs for socket in self.sockets),
+            rest_repairs=self.stragglers.repairs,
+            weight_used=self.exchange.usage.weight - self.weight_before,
+            last_bars=dict(written.last_bars),
+        )
+
     def report(self) -> StreamReport:
         """The figures of this run."""
-        stored, written = self.tally.stored, self.writer.written
-        minutes = [minute for _, minute in stored]
-        missing = minutes_frame(self.tally.missing)
+        tally, now = self.tally, self.status()
+        minutes = [minute for _, minute in tally.stored]
+        missing = minutes_frame(tally.missing)
         if missing.height:
             _log.error("bars are missing", market=self.exchange.market.value, bars=missing.height, first=iso(missing["timestamp"].min()))  # type: ignore[arg-type]  # fmt: skip
         return StreamReport(
-            market=self.exchange.market,
-            interval=self.interval,
+            market=now.market,
+            interval=now.interval,
             symbols=tuple(self.symbols),
-            bars_expected=self.tally.expected,
-            bars_present=len(stored),
-            by_channel={channel: sum(came is channel for came in stored.values()) for channel in Channel},
+            bars_expected=tally.expected,
+            bars_present=now.bars_present,
+            by_channel=dict(now.by_channel),
             missing=missing,
-            unanswered=len(self.stragglers.unanswered & self.tally.missing),
-            latency_s=Percentiles.of(written.latency_s),
-            event_to_commit_ms=Percentiles.of(written.event_to_commit_ms),
-            overlap_bars=written.overlap_bars,
-            reconnects=sum(max(0, socket.connections - 1) for socket in self.sockets),
-            rest_repairs=self.stragglers.repairs,
-            weight_used=self.exchange.usage.weight - self.weight_before,
+            unanswered=len(self.stragglers.unanswered & tally.missing),
+            latency_s=now.latency_s,
+            event_to_commit_ms=now.event_to_commit_ms,
+            overlap_bars=self.writer.written.overlap_bars,
+            bars_spooled=now.bars_spooled,
+            reconnects=now.reconnects,
+            hand_overs=now.hand_overs,
+            rest_repairs=now.rest_repairs,
+            weight_used=now.weight_used,
             first_timestamp=min(minutes, default=None),
             last_timestamp=max(minutes, default=None),
         )
+
+
+def _deadline_ms(now_ms: float, stays_until_ms: float) -> float:
+    """When even bars that the exchange gave no healthy answer about are named missing."""
+    return max(now_ms, stays_until_ms + SETTLED_AFTER_S * 1000) + _PATIENCE_S * 1000
 
 
 async def _first_of(*jobs: Coroutine[Any, Any, None]) -> None:

@@ -56,6 +56,9 @@ class StreamReport:
         reconnects: how often the WebSocket was connected again.
         rest_repairs: bars fetched because they had not come by WebSocket at T+d, of minutes that ended while this ran.
         weight_used: request weight.
+        bars_spooled: expected bars that are safe, and not stored yet: they wait for the store, and are in neither
+            `bars_present` nor `missing`.
+        hand_overs: how often one WebSocket connection took over from another that still worked.
         first_timestamp, last_timestamp: of the bars present, UNIX milliseconds; None if there are none.
     """
 
@@ -70,7 +73,9 @@ class StreamReport:
     latency_s: Percentiles
     event_to_commit_ms: Percentiles
     overlap_bars: int
+    bars_spooled: int
     reconnects: int
+    hand_overs: int
     rest_repairs: int
     weight_used: int
     first_timestamp: int | None

@@ -1,199 +1,202 @@
-"""The WebSocket: subscribed, watched, and connected again for as long as it is wanted.
+"""The WebSocket of a stream: one connection at a time, two while one takes over from the other.
 
-Lives here: the ccxt.pro class that keeps closed klines as the exchange sends them, SUBSCRIBE frames that the
-exchange does not ignore, and the watchdog. Does not: storing, or fetching what was missed (stream.py, stragglers.py).
-Closed klines go out, one call of a function each; whatever happens while the socket is down is not repeated by the
-exchange and has to be fetched.
+Lives here: connecting again when a connection breaks or falls silent, the planned hand-over when the exchange will end
+one or delivers only a part of it, and the limit of connections. Does not: a single connection (connection.py), storing, or
+fetching what was missed (stream.py, stragglers.py).
 
-Of ccxt we keep the connection and leave the candles: its own `handle_ohlcv` drops the closed flag, turns the strings into
-floats, and keeps the last partial bar for ever when the connection breaks over the end of a minute.
+A hand-over opens the second connection before the first is closed: every closed kline comes by one of them or by
+both, and the writer takes it once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
-from typing import Any
 
-from ohlcv_assets.clock import ExchangeClock, utc_now
-from ohlcv_assets.exchange.binance import Exchange, ccxt_config
+from ohlcv_assets.exchange.binance import Exchange
+from ohlcv_assets.exchange.budget import WeightBudget
+from ohlcv_assets.exchange.connection import LEAST_SILENCE_WALL_S, Connection, OnClosed, subscription_chunks
+from ohlcv_assets.exchange.server_time import BASE_URLS
 from ohlcv_assets.instruments import Symbol
 from ohlcv_assets.logs import get_logger
 
-#: The exchange ignores a longer frame without a word; so many symbols are safe at the usual length of their names.
-CHUNK_SYMBOLS, FRAME_BYTES = 150, 3_900
 #: Streams a connection; beyond 1,024 the exchange closes it.
 CONNECTION_SYMBOLS = 1_000
+#: The exchange takes 300 connections in five minutes from one address: five minutes touch six full ones.
+_DIALS_PER_MINUTE = 50
 
-#: The exchange takes five messages a second (spot).
-_BETWEEN_FRAMES_S = 0.25
 _SILENCE_S, _LONGEST_SILENCE_S = 10.0, 80.0
-#: However fast the replay, a busy machine may be silent this long.
-_LEAST_SILENCE_WALL_S = 3.0
 _LONGEST_PAUSE_S = 10.0
-_CLOSING_S = 0.5
+#: In a hand-over the old connection stays until klines come by every subscription of the new one, or so many exchange
+#: seconds after they came by one of them: some symbols are hardly traded. Without any it stays until its own end.
+_TAKING_OVER_S, _LONGEST_STAY_S = 30.0, 540.0
+#: A connection that is deaf for some symbols is replaced; if the next one is too, later and later.
+_FIRST_DEAF_S, _LONGEST_DEAF_S = 120.0, 3600.0
 _log = get_logger()
 
 
 @dataclass(frozen=True)
-class ClosedKline:
-    """A closed kline as the exchange sent it.
+class _Life:
+    """A connection and the task that lives its life."""
 
-    Attributes:
-        symbol_id: the exchange's own name.
-        kline: the event's `k` object, unchecked.
-        received: when it entered this process, tz-aware UTC.
-        received_monotonic_s: the same moment on the monotonic clock.
-    """
+    connection: Connection
+    living: asyncio.Task[str]
 
-    symbol_id: str
-    kline: dict[str, Any]
-    received: datetime
-    received_monotonic_s: float
+    async def leaves(self) -> bool:
+        """Wait until it ends or will end; whether it is still alive and another one shall take over."""
+        leaving = asyncio.create_task(self.connection.leaving.wait())
+        try:
+            await asyncio.wait({self.living, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        return not self.living.done()
 
+    def reason(self) -> str:
+        """Why it ended."""
+        error = self.living.exception()
+        return self.living.result() if error is None else f"{type(error).__name__}: {str(error)[:200]}"
 
-OnClosed = Callable[[ClosedKline], None]
-
-
-@lru_cache(maxsize=1)
-def closed_klines_class() -> type[Any]:
-    """The Binance class of ccxt.pro, less its candles: it hands closed klines to `on_closed`, untouched."""
-    import ccxt.pro
-
-    class ClosedKlines(ccxt.pro.binance):  # type: ignore[misc]
-        """Attributes: `on_closed(kline)` and `last_kline_s`, the monotonic time of the last kline event."""
-
-        on_closed: OnClosed | None = None
-        last_kline_s: float = 0.0
-        # What ccxt waits after closing, for TLS connections to end.
-        timeout_on_exit = 50
-
-        def handle_message(self, client: Any, message: Any) -> None:
-            """Take klines by the shortest way (ccxt builds a table of 45 handlers for each message); never raise."""
-            event = message.get("data", message) if isinstance(message, dict) else message
-            if isinstance(event, dict) and event.get("e") == "kline":
-                self.last_kline_s = time.monotonic()
-                self.handle_ohlcv(client, event)
-                return
-            try:
-                super().handle_message(client, message)
-            except Exception as error:  # noqa: BLE001  an error in here would end ccxt's receiving without a word
-                _log.warning("a message that ccxt cannot take", error=repr(error), message=str(message)[:200])
-
-        def handle_ohlcv(self, client: Any, message: Any) -> None:
-            """Hand on a closed kline, and drop the others."""
-            kline = message.get("k")
-            if self.on_closed is None or not isinstance(kline, dict) or kline.get("x") is not True:
-                return
-            self.on_closed(ClosedKline(str(kline.get("s")), kline, utc_now(), time.monotonic()))
-
-    return ClosedKlines
+    async def end(self) -> None:
+        """End it, in whatever state it is."""
+        self.living.cancel()
+        await asyncio.gather(self.living, return_exceptions=True)
+        await self.connection.close()
 
 
 class Socket:
-    """A WebSocket to one market that is connected again whenever it breaks or falls silent.
+    """A WebSocket to one market that is there for as long as `run` is.
 
     Args:
         exchange: the opened market.
         symbols: at most `CONNECTION_SYMBOLS`.
         on_closed: called with every closed kline; must not raise.
+
+    Attributes:
+        connections: how often it was connected because there was no connection (the first time included).
+        hand_overs: how often another connection took over from one that still worked.
     """
 
     def __init__(self, exchange: Exchange, symbols: Sequence[Symbol], on_closed: OnClosed) -> None:
         self.connections = 0
-        self._clock: ExchangeClock = exchange.clock
-        self._chunks = subscription_chunks(symbols, [exchange.listing[symbol].exchange_id for symbol in symbols])
-        self._pro = closed_klines_class()(ccxt_config(exchange.market, exchange.url))
-        self._pro.set_markets_from_exchange(exchange.client)
-        self._pro.on_closed = on_closed
+        self.hand_overs = 0
+        self._exchange, self._clock, self._on_closed = exchange, exchange.clock, on_closed
+        self._ids = {symbol: exchange.listing[symbol].exchange_id for symbol in symbols}
+        self._chunks = subscription_chunks(symbols, list(self._ids.values()))
+        self._dials = dial_budget(exchange)
+        self._current: Connection | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self._silence_s = _SILENCE_S
-        self._connected_s = 0.0
+        self._deaf_pause_s, self._deaf_until_s = _FIRST_DEAF_S, 0.0
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was connected again because the connection was lost."""
+        return max(0, self.connections - 1)
+
+    def witness(self, symbol: Symbol, minute_ms: int) -> None:
+        """REST has a bar with trades that did not come by WebSocket: is the symbol's subscription dead?
+
+        It is when it was subscribed before the minute and nothing of the symbol came since, not even an unfinished bar.
+        An acknowledgement proves nothing: the exchange acknowledges what it then never delivers.
+        """
+        connection = self._current
+        if connection is None or connection.leaving.is_set() or symbol not in self._ids:
+            return
+        minute_s = time.monotonic() - self._clock.wall_s((self._clock.now_ms() - minute_ms) / 1000)
+        if connection.subscribed_s is None or connection.subscribed_s > minute_s:
+            return
+        if connection.heard_s(self._ids[symbol]) < minute_s and time.monotonic() >= self._deaf_until_s:
+            self._replace_deaf(connection, symbol)
+
+    def _replace_deaf(self, connection: Connection, symbol: Symbol) -> None:
+        now_s = time.monotonic()
+        if now_s > self._deaf_until_s + self._clock.wall_s(_LONGEST_DEAF_S):
+            self._deaf_pause_s = _FIRST_DEAF_S
+        self._deaf_until_s = now_s + self._clock.wall_s(self._deaf_pause_s)
+        self._deaf_pause_s = min(2 * self._deaf_pause_s, _LONGEST_DEAF_S)
+        connection.leave(f"nothing came of {symbol}, which is traded")
 
     async def run(self) -> None:
         """Stay connected until cancelled; then close everything."""
         fruitless = 0
+        life: _Life | None = None
         try:
             while True:
-                reason = await self._connect_once()
-                fruitless = 0 if self._pro.last_kline_s > self._connected_s else fruitless + 1
+                # Whoever hands over has dialled already.
+                life = life or await self._dial()
+                if await life.leaves():
+                    life = await self._hand_over(life)
+                    continue
+                ended, life = life, None
+                await self._closed(ended.connection)
+                fruitless = 0 if ended.connection.has_spoken else fruitless + 1
                 pause_s = min(_LONGEST_PAUSE_S, 0.25 * 2**fruitless) * random.uniform(0.5, 1.0)  # noqa: S311
                 _log.warning(
-                    "websocket lost", reason=reason, connection=self.connections, again_in_s=round(pause_s, 2)
+                    "websocket lost", reason=ended.reason(), connection=self.connections, again_in_s=round(pause_s, 2)
                 )
                 await asyncio.sleep(pause_s)
         finally:
-            await self._pro.close()
+            await self._end(life)
 
-    async def _connect_once(self) -> str:
-        """Subscribe, and return why the connection is no good any more."""
+    async def _dial(self) -> _Life:
+        """A new connection, alive."""
+        await self._dials.spend(1)
         self.connections += 1
-        # Silence is counted from here: a connection that never says anything is silent too.
-        self._connected_s = self._pro.last_kline_s = time.monotonic()
-        # The pauses are ours: ccxt's own grow to thirty seconds, and longer than our patience with silence.
-        self._pro.ws_dial_backoff = {}
-        watchers = [asyncio.create_task(self._subscribe(chunk, index)) for index, chunk in enumerate(self._chunks)]
-        tasks = [*watchers, asyncio.create_task(self._silence())]
+        return self._begin()
+
+    def _begin(self) -> _Life:
+        self._current = Connection(self._exchange, self._chunks, self._on_closed)
+        return _Life(self._current, asyncio.create_task(self._current.live(self._silence_s)))
+
+    async def _hand_over(self, old: _Life) -> _Life:
+        """Let a new connection take over: the old one stays until klines come by the new one."""
+        _log.info("websocket handed over", reason=old.connection.reason)
+        await self._dials.spend(1)
+        self.hand_overs += 1
+        successor = self._begin()
+        retiring = asyncio.create_task(self._retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        return successor
+
+    async def _retire(self, old: _Life) -> None:
+        """Close the old connection once the current one flows, or once it has ended by itself."""
+        started_s = time.monotonic()
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return next(_reason(task) for task in done)
+            while not old.living.done() and not self._taken_over(old.connection, time.monotonic() - started_s):
+                await asyncio.wait({old.living}, timeout=max(self._clock.wall_s(1.0), 0.02))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._hang_up()
+            await old.end()
 
-    async def _subscribe(self, chunk: Sequence[Symbol], index: int) -> str:
-        """Send one SUBSCRIBE and wait: nothing resolves it (see `handle_ohlcv`), only a broken connection ends it."""
-        await asyncio.sleep(index * _BETWEEN_FRAMES_S)
-        await self._pro.watch_ohlcv_for_symbols([[symbol, "1m"] for symbol in chunk])
-        return "the subscription ended"
+    def _taken_over(self, old: Connection, waited_s: float) -> bool:
+        current = self._current
+        if current is None or current is old:
+            return False
+        waited_s /= self._clock.wall_s(1.0)
+        return current.flows or (current.has_spoken and waited_s > _TAKING_OVER_S) or waited_s > _LONGEST_STAY_S
 
-    async def _hang_up(self) -> None:
-        """Forget ccxt's clients, so that the next subscription dials anew; a silent peer is not waited for."""
-        clients = list(self._pro.clients.values())
-        self._pro.clients.clear()
-        for client in clients:
-            # An orderly close waits ten seconds for the peer's answer.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(client.close(), _CLOSING_S)
-
-    async def _silence(self) -> str:
-        """Return when no kline has come for too long: a dead peer, a stalled one, or a route that only acknowledges."""
-        limit_s = max(self._clock.wall_s(self._silence_s), _LEAST_SILENCE_WALL_S)
-        silent_s = 0.0
-        while silent_s < limit_s:
-            await asyncio.sleep(limit_s - silent_s)
-            silent_s = time.monotonic() - self._pro.last_kline_s
+    async def _closed(self, connection: Connection) -> None:
+        """Close what is no good any more, and learn from its silence."""
+        self._current = None
+        await connection.close()
         # A few thinly traded symbols are silent by themselves: then connecting again and again helps nobody.
-        helped = self._pro.last_kline_s > self._connected_s + limit_s
+        helped = connection.spoke_for_s > max(self._clock.wall_s(self._silence_s), LEAST_SILENCE_WALL_S)
         self._silence_s = _SILENCE_S if helped else min(2 * self._silence_s, _LONGEST_SILENCE_S)
-        return f"no kline for {silent_s:.1f} s"
+
+    async def _end(self, life: _Life | None) -> None:
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if life is not None:
+            await life.end()
 
 
-def subscription_chunks(symbols: Sequence[Symbol], exchange_ids: Sequence[str]) -> list[list[Symbol]]:
-    """The symbols in chunks whose SUBSCRIBE frame the exchange will read: few enough, and short enough in bytes."""
-    chunks: list[list[Symbol]] = []
-    size = FRAME_BYTES
-    for symbol, exchange_id in zip(symbols, exchange_ids, strict=True):
-        # The most that the name can take: quotes, a comma, and six bytes for every letter beyond ASCII.
-        name_bytes = len(json.dumps(f"{exchange_id.lower()}@kline_1m")) + 1
-        if not chunks or len(chunks[-1]) == CHUNK_SYMBOLS or size + name_bytes > FRAME_BYTES:
-            chunks.append([])
-            size = len('{"method":"SUBSCRIBE","params":[],"id":1234567890}')
-        chunks[-1].append(symbol)
-        size += name_bytes
-    return chunks
-
-
-def _reason(task: asyncio.Task[str]) -> str:
-    if task.cancelled():
-        return "cancelled"
-    error = task.exception()
-    return task.result() if error is None else f"{type(error).__name__}: {str(error)[:200]}"
+def dial_budget(exchange: Exchange) -> WeightBudget:
+    """How often this host may connect, counted by all its processes like request weight."""
+    host = (exchange.url or BASE_URLS[exchange.market]).split("://")[-1]
+    return WeightBudget(
+        exchange.budget.path.parent, f"{host} {exchange.market} connections", _DIALS_PER_MINUTE, exchange.clock
+    )

@@ -1,4 +1,4 @@
-"""Which bars of a stream are stored, have arrived, are still awaited, or are named missing.
+"""Which bars of a stream are stored, wait for the store, are still awaited, or are named missing.
 
 Lives here: the bookkeeping of one run over its grid of symbols and minutes. Does not: time, network or storing; the
 others in this folder tell it what happened, and ask it what is left.
@@ -44,6 +44,8 @@ class Tally:
     already: Collection[Key] = ()
     expected: int = field(init=False, default=0)
     stored: dict[Key, Channel | None] = field(init=False, default_factory=dict)
+    #: Safe, but not in the store yet: it is away.
+    kept: dict[Key, Channel] = field(init=False, default_factory=dict)
     missing: set[Key] = field(init=False, default_factory=set)
     _open: dict[int, dict[str, _Awaited]] = field(init=False, default_factory=dict)
 
@@ -74,15 +76,47 @@ class Tally:
 
     def is_stored(self, frame_keys: Iterable[Key], channel: Channel) -> int:
         """The store has taken these bars; returns how many of them belong to the interval and are new."""
-        new = [
-            key
-            for key in frame_keys
-            if key not in self.stored
-            and key[1] in self.interval
-            and key[1] >= self.first_minutes.get(Symbol(key[0]), 0)
-        ]
-        self.stored.update(dict.fromkeys(new, channel))
+        new = [key for key in frame_keys if key not in self.stored and self.expects(key)]
+        # What waited first is the capture that the store keeps, however the second came.
+        self.stored.update((key, self.kept.pop(key, channel)) for key in new)
         return len(new)
+
+    def is_kept(self, frame_keys: Iterable[Key], channel: Channel) -> None:
+        """The store will take these bars later; they are safe until then."""
+        for key in frame_keys:
+            if key not in self.stored and self.expects(key):
+                self.kept.setdefault(key, channel)
+
+    def reopen(self, frame_keys: Iterable[Key], ask_again_ms: float) -> None:
+        """These bars could be kept nowhere: they are awaited again, and due at `ask_again_ms`."""
+        for key in frame_keys:
+            if key not in self.stored and self.expects(key):
+                self.kept.pop(key, None)
+                self._open.setdefault(key[1], {})[key[0]] = _Awaited(ask_again_ms=ask_again_ms)
+        self._open = dict(sorted(self._open.items()))
+
+    def expects(self, key: Key) -> bool:
+        """Whether the bar belongs to the interval and its symbol was listed."""
+        return key[1] in self.interval and key[1] >= self.first_minutes.get(Symbol(key[0]), 0)
+
+    def is_safe(self, key: Key) -> bool:
+        """Whether the bar is stored, or waits for the store."""
+        return key in self.stored or key in self.kept
+
+    def end_at(self, end_ms: int) -> None:
+        """Expect nothing of the minutes that begin at `end_ms` or later."""
+        for minute in [minute for minute in self.interval.minutes if minute >= end_ms]:
+            self.expected -= sum(first <= minute for first in self.first_minutes.values())
+            self._open.pop(minute, None)
+        self.interval = Interval(self.interval.start_ms, end_ms)
+        for past in (self.stored, self.kept):
+            for key in [key for key in past if key not in self]:
+                del past[key]
+        self.missing = {key for key in self.missing if key in self}
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the bar's minute begins in the interval."""
+        return key[1] in self.interval
 
     def due(self, now_ms: float, delay_s: float) -> list[Key]:
         """Awaited bars whose minute ended `delay_s` or more ago and that may be asked for now, in order of time."""

@@ -91,7 +91,15 @@ class Database:
         """
         return self._persistently(self._migrated)
 
-    def record(self, bars: pl.DataFrame, *, channel: Channel, run_id: str, reason: str = "capture") -> Recorded:
+    def record(
+        self,
+        bars: pl.DataFrame,
+        *,
+        channel: Channel,
+        run_id: str,
+        reason: str = "capture",
+        patience_s: float | None = None,
+    ) -> Recorded:
         """Store captured bars: new keys are inserted, values that differ from the latest known become revisions.
 
         Args:
@@ -100,6 +108,7 @@ class Database:
             channel: how they came.
             run_id: of the run that captured them.
             reason: why a revision is made; stored with it.
+            patience_s: how long an unavailable server is waited for; None: as long as in every other call.
 
         Returns:
             How many were new, the same and different. A batch whose acknowledgement was lost is recorded again, and
@@ -113,7 +122,7 @@ class Database:
         if ready.is_empty():
             return Recorded(0, bars.height, 0)
         origin = {"channel": str(channel), "run_id": run_id, "reason": reason}
-        inserted, revised = self._persistently(lambda: self._recorded(ready, origin))
+        inserted, revised = self._persistently(lambda: self._recorded(ready, origin), patience_s)
         return Recorded(inserted, bars.height - inserted - revised, revised)
 
     def read(
@@ -172,7 +181,7 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _persistently(self, action: Callable[[], T]) -> T:
+    def _persistently(self, action: Callable[[], T], patience_s: float | None = None) -> T:
         def tried() -> T:
             try:
                 return action()
@@ -180,7 +189,7 @@ class Database:
                 self._url = (self._recover() if self._recover else None) or self._url
                 raise
 
-        return persistently(tried, patience_s=self._patience_s)
+        return persistently(tried, patience_s=self._patience_s if patience_s is None else patience_s)
 
     # Writing ----------------------------------------------------------------------------------------------------
 

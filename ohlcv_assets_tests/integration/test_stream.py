@@ -182,7 +182,7 @@ async def test_a_connection_that_falls_silent_is_replaced(replay_factory, cuttab
             assert proxy.freeze() > 0
 
         report, _ = await asyncio.gather(stream(exchange, interval, sink), freeze())
-    assert report.reconnects == 1
+    assert report.reconnects + report.hand_overs == 1
     assert report.missing.is_empty()
     assert sink.bars(interval).equals(bars_in(replay.truth(Market.SPOT), interval))
 

@@ -20,7 +20,7 @@ from ohlcv_assets.exchange.binance import our_errors
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently, wait_before_retry
 from ohlcv_assets.exchange.stream_report import Percentiles
-from ohlcv_assets.exchange.stream_socket import CHUNK_SYMBOLS, FRAME_BYTES, subscription_chunks
+from ohlcv_assets.exchange.connection import CHUNK_SYMBOLS, FRAME_BYTES, subscription_chunks
 from ohlcv_assets.instruments import Market, Symbol
 
 AT_60X = ExchangeClock(1_748_736_000_000, 0.0, 60.0)
@@ -165,7 +165,17 @@ def test_the_systems_clock_is_patient_too():
 
 def test_importing_the_exchange_imports_no_ccxt():
     """The modules of the exchange load without ccxt, which takes half a second."""
-    modules = ("binance", "fetch", "stream", "stream_socket", "stragglers", "klines", "budget", "server_time")
+    modules = (
+        "binance",
+        "fetch",
+        "stream",
+        "connection",
+        "stream_socket",
+        "stragglers",
+        "klines",
+        "budget",
+        "server_time",
+    )
     code = "".join(f"import ohlcv_assets.exchange.{module};" for module in modules)
     code += "import sys; sys.exit('ccxt' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
