@@ -67,6 +67,8 @@ class Connection:
         """Send an event, unless a gate takes it."""
         if self.gates and any(gate.takes(stream, text) for gate in self.gates.values()):
             return
+        if self._frozen_by and len(self._waiting) > MOST_WAITING:
+            self.cut()  # nobody will ever read that much
         self.push(text)
 
     def push(self, text: str) -> None:
@@ -90,6 +92,7 @@ class Connection:
         self._frozen_by.discard(rule)
         if not self._frozen_by and not self.thawed.is_set():
             self.thawed.set()
+            self._filled.set()
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 

@@ -162,9 +162,9 @@ _TABLE: Sequence[Fault] = (
     _rest(
         "rest_short_page", "a page of klines without some of its finished rows",
         Parameter("drop", "whole", 1, "how many rows are left out", least=1),
-        Parameter("where", "text", "end", "which", choices=("start", "middle", "end")),
+        Parameter("where", "text", "end", "which", choices=("start", "middle", "end")), endpoints=_KLINES,
     ),
-    _rest("rest_empty_list", "200 with `[]` where there are klines"),
+    _rest("rest_empty_list", "200 with `[]` where there are klines", endpoints=_KLINES),
     _rest(
         "rest_error_code", "an error object with a code of Binance",
         Parameter("code", "whole", REQUIRED, "-1000, -1001, -1003, -1007, -1008, -1015, -1016, -1121 or any other", most=-1),

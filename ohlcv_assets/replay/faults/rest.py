@@ -145,11 +145,11 @@ async def _reset(hit: Hit, request: web.Request, _true: TrueAnswer, _headers: _H
 async def _truncate(hit: Hit, request: web.Request, true_answer: TrueAnswer, headers: _Headers) -> _Given:
     answer = true_answer()
     sent = answer.body[: int(len(answer.body) * hit.rule["share"])]
+    _note(hit, request, f"{len(sent)} of {len(answer.body)} bytes")
     response = web.StreamResponse(status=answer.status, headers={**headers, **answer.headers})
     response.content_type, response.content_length = answer.content_type, len(answer.body)
     await response.prepare(request)
     await response.write(sent)
-    _note(hit, request, f"{len(sent)} of {len(answer.body)} bytes")
     if request.transport is not None:
         request.transport.close()
     return response

@@ -15,13 +15,13 @@ from typing import Any
 
 from ohlcv_assets.errors import OhlcvError, UsageError
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.replay.faults.catalogue import FAULTS, REQUIRED, Fault, Kind, Parameter
+from ohlcv_assets.replay.faults.catalogue import FAULTS, REQUIRED, Fault, Parameter
 from ohlcv_assets.timestamps import day_start_ms, iso, parse_time, to_ms
 
 _HINT = "docs/reference/faults.md lists every fault with its parameters"
 _COMMON = ("fault", "market", "symbols", "from", "until", "every", "for_s", "probability")
 #: How long each turn of a rule with `every` lasts when it does not say: one bar.
-_TURN_MS = 60_000
+TURN_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Rule:
         from_ms: UNIX ms on the exchange's clock from which it applies; None until it is added.
         until_ms: until when, exclusive; None for ever.
         every_ms: it applies anew after every such period, each time for `for_ms`; None: all the time, or once.
-        for_ms: how long each turn lasts.
+        for_ms: how long each turn lasts; None: a minute with `every`, else until its end.
         probability: of each moment, connection, request, subscription or bar that it could hit.
         parameters: the fault's own, defaults filled in.
     """
@@ -48,7 +48,7 @@ class Rule:
     from_ms: int | None
     until_ms: int | None
     every_ms: int | None
-    for_ms: int
+    for_ms: int | None
     probability: float
     parameters: Mapping[str, Any]
 
@@ -81,11 +81,15 @@ class Rule:
             "symbols": None if self.symbols is None else sorted(self.symbols),
             "from": self.from_ms,
             "until": self.until_ms,
-            "every": None if self.every_ms is None else self.every_ms / 1000,
-            "for_s": self.for_ms / 1000,
+            "every": _seconds(self.every_ms),
+            "for_s": _seconds(self.for_ms),
             "probability": self.probability,
             **self.parameters,
         }
+
+
+def _seconds(duration_ms: int | None) -> float | None:
+    return None if duration_ms is None else duration_ms / 1000
 
 
 def read_rules(path: Path) -> list[Rule]:
@@ -152,6 +156,9 @@ def _checked(rule: Mapping[str, Any], fault: Fault, rule_id: int) -> Rule:
     every_s = _number(rule, "every", least=0.001)
     for_s = _number(rule, "for_s", least=0.001)
     probability = _number(rule, "probability", least=0, most=1)
+    parameters = {each.name: _parameter(rule, each) for each in fault.parameters}
+    if fault.name == "late_close" and parameters["tail_s"] < parameters["median_s"]:
+        raise UsageError("the field 'tail_s' is below 'median_s'")
     return Rule(
         id=rule_id,
         fault=fault,
@@ -160,9 +167,9 @@ def _checked(rule: Mapping[str, Any], fault: Fault, rule_id: int) -> Rule:
         from_ms=from_ms,
         until_ms=until_ms,
         every_ms=None if every_s is None else round(every_s * 1000),
-        for_ms=_TURN_MS if for_s is None else round(for_s * 1000),
+        for_ms=None if for_s is None else round(for_s * 1000),
         probability=1.0 if probability is None else probability,
-        parameters={each.name: _parameter(rule, each) for each in fault.parameters},
+        parameters=parameters,
     )
 
 
@@ -285,8 +292,3 @@ def refuse_unknown_symbols(rules: Iterable[Rule], played: Mapping[Market, Iterab
                 f"rule {rule.id} ({rule.name}): the field 'symbols' names {unknown[0]}, which is not played",
                 hint="name symbols as Binance does: BTCUSDT",
             )
-
-
-def of_kind(rules: Iterable[Rule], *kinds: Kind) -> list[Rule]:
-    """The rules whose fault is of one of these kinds."""
-    return [rule for rule in rules if rule.fault.kind in kinds]

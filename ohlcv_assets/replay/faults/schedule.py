@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ohlcv_assets.replay.faults.rules import Rule
+from ohlcv_assets.replay.faults.rules import TURN_MS, Rule
 from ohlcv_assets.replay.script import drawn_share
 
 
@@ -47,15 +47,14 @@ def drawn(seed: int, rule: Rule, *key: object) -> bool:
     return rule.probability >= 1 or drawn_share(seed, "fault", rule.id, *key) < rule.probability
 
 
-def _turn(rule: Rule, index: int) -> Turn | None:
-    start_ms, until_ms = rule.start_ms, rule.until_ms
-    if rule.every_ms is not None:
-        start_ms += index * rule.every_ms
-        end_ms: int | None = start_ms + min(rule.for_ms, rule.every_ms)
-        if until_ms is not None and end_ms is not None:
-            end_ms = min(end_ms, until_ms)
-    else:
-        end_ms = until_ms
-    if until_ms is not None and start_ms >= until_ms:
+def _turn(rule: Rule, number: int) -> Turn | None:
+    """A turn by its number; None when the rule is over before."""
+    start_ms = rule.start_ms + number * (rule.every_ms or 0)
+    if rule.until_ms is not None and start_ms >= rule.until_ms:
         return None
-    return Turn(index, start_ms, end_ms)
+    ends_ms = [] if rule.until_ms is None else [rule.until_ms]
+    if rule.every_ms is not None:
+        ends_ms.append(start_ms + min(rule.for_ms or TURN_MS, rule.every_ms))
+    elif rule.for_ms is not None:
+        ends_ms.append(start_ms + rule.for_ms)
+    return Turn(number, start_ms, min(ends_ms, default=None))

@@ -139,13 +139,12 @@ class SocketFaults:
         rule = self._desk.rules[rule_id]
         if turn_at(rule, turn.start_ms) is None:
             return  # it was ended before
-        self._plan(rule, turns)
-        if not self._turn_drawn(rule, turn):
-            return
-        for connection in self._connections(rule):
-            self._begins[rule.name](rule, connection)
-        if turn.end_ms is not None:
+        if turn.end_ms is not None:  # before the next turn is planned, which may begin at that moment
             self._desk.agenda.schedule(turn.end_ms, lambda _now_ms: self.end(rule))
+        self._plan(rule, turns)
+        if self._turn_drawn(rule, turn):
+            for connection in self._connections(rule):
+                self._begins[rule.name](rule, connection)
 
     def _connections(self, rule: Rule) -> list[Connection]:
         return [each for each, market in self._desk.connections.items() if rule.in_market(market)]
