@@ -22,7 +22,7 @@ ui: $(VENV)/ready     ## The UI over what the demo left
 	@$(BIN)/ohlcv ui
 
 test: lint            ## Formatting, lint, types, layers, then every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -q -n 4 --dist loadgroup
 
 lint: $(VENV)/ready   ## Formatting, lint, types, layers
 	@$(BIN)/ruff format --check .

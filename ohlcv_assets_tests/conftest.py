@@ -4,6 +4,7 @@ Lives here: only the list of the fixture modules and what concerns pytest itself
 """
 
 import hypothesis
+import pytest
 
 # The same examples in every run, and no example is a failure for being slow: the machine may be busy.
 hypothesis.settings.register_profile("ohlcv", derandomize=True, deadline=None)
@@ -18,3 +19,15 @@ pytest_plugins = [
     "ohlcv_assets_tests.fixtures.deployment",
     "ohlcv_assets_tests.fixtures.demo",
 ]
+
+#: Files that use the one finished demo: they run in one process, so that the demo runs once.
+_OVER_THE_DEMO = ("integration/test_demo.py", "ui/test_ui.py")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file's tests together when the suite runs in several processes, and begin with the longest."""
+    for item in items:
+        over_the_demo = item.path.as_posix().endswith(_OVER_THE_DEMO)
+        item.add_marker(pytest.mark.xdist_group("demo" if over_the_demo else item.path.name))
+    items.sort(key=lambda item: not item.path.as_posix().endswith(_OVER_THE_DEMO))

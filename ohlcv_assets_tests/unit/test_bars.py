@@ -126,7 +126,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("bar", "planted", "named"), PLANTED, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("bar", "planted", "named"), PLANTED, ids=[str(number) for number in range(len(PLANTED))])
 def test_a_broken_bar_is_caught_and_named(bar, planted, named):
     """Each planted defect is named by its own invariants, with the bar's key, and the bars around it are not."""
     others = [TRADED._replace(symbol="ETH/USDT:USDT"), QUIET._replace(symbol="SOL/USDT:USDT")]
@@ -143,7 +143,7 @@ def test_every_invariant_has_a_defect_that_it_alone_names():
     assert {next(iter(named)) for _, _, named in PLANTED if len(named) == 1} == {each.name for each in INVARIANTS}
 
 
-@pytest.mark.parametrize(("bar", "planted", "named"), PLANTED, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("bar", "planted", "named"), PLANTED, ids=[str(number) for number in range(len(PLANTED))])
 def test_the_gate_refuses_and_explains(bar, planted, named):
     """Validation raises one error that names an invariant, whatever the bar holds."""
     with pytest.raises(InvalidBars) as refused:

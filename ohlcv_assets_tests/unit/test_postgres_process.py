@@ -11,7 +11,11 @@ from ohlcv_assets.storage import postgres_process as process
 from ohlcv_assets.storage.migrate import migrations
 
 
-@pytest.mark.parametrize("content", ["", "x", "0\n", "-5\n", f"{os.getpid()}\n", "1\n", "999999999\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "x", "0\n", "-5\n", f"{os.getpid()}\n", "1\n", "999999999\n"],
+    ids=["empty", "text", "zero", "negative", "ours", "init", "nobody's"],
+)
 def test_lock_file_alone_proves_no_server(tmp_path: Path, content: str) -> None:
     """Whatever process a lock file names, it holds the data folder only when it works in it."""
     (tmp_path / "postmaster.pid").write_text(content)
