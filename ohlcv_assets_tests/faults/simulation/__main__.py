@@ -30,7 +30,7 @@ def main() -> int:
     asked = parser.parse_args()
     begun_s = time.perf_counter()
     if asked.seed is not None:
-        verdicts = [simulate(asked.seed, minutes=asked.minutes, show=_show)]
+        verdicts = [simulate(asked.seed, minutes=asked.minutes, show=_show, logs=True)]
     else:
         seeds = range(asked.first, asked.first + asked.seeds)
         with get_context("spawn").Pool(asked.workers) as pool:

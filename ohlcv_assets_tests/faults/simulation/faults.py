@@ -86,6 +86,7 @@ class Plan:
         listed_after: minutes after the interval's start in which a symbol is listed, by the symbol's place; 0 for the others.
         halted: (place of the symbol, minute counted from the interval's start) without a bar on the exchange.
         idle: the same, of minutes without a trade and, on futures, without an event.
+        spool: whether bars wait on disk while the database is away; without it an outage ends the streamer.
         twin: when a second streamer of the same interval starts and is killed.
         bars: the fate of (place of the symbol, minute); those not here are healthy.
     """
@@ -104,6 +105,7 @@ class Plan:
     windows: tuple[Window, ...]
     kills: tuple[Kill, ...]
     twin: tuple[float, float] | None
+    spool: bool = True
     bars: dict[tuple[int, int], BarFate] = field(default_factory=dict)
 
     @property
@@ -113,6 +115,7 @@ class Plan:
         latest_event_s = max((lag for fate in self.bars.values() for lag in fate.lags_s), default=0.0)
         return max(
             interval_ends_s + max(latest_event_s, LONGEST_REST_LAG_S),
+            0.0,
             *(window.end_s for window in self.windows),
             *(kill.at_s for kill in self.kills),
             self.twin[1] if self.twin else 0.0,
@@ -127,9 +130,30 @@ class Plan:
                 "halted_minutes": len(self.halted),
                 "listed_meanwhile": len(self.listed_after),
                 "started_late": int(self.starts_s > BEFORE_S),
+                "without_spool": int(not self.spool),
                 "db_slow": sum(window.fault == "db_slow" for window in self.windows),
             }
         )
+
+
+def calm(seed: int, *, market: Market = Market.FUTURES, symbols: int = 2, minutes: int = 5) -> Plan:
+    """A plan in which nothing goes wrong, to be changed by `dataclasses.replace`."""
+    return Plan(
+        seed=seed,
+        market=market,
+        symbols=symbols,
+        minutes=minutes,
+        delay_s=3.5,
+        overlap_s=60.0,
+        starts_s=60.0,
+        clock=Clock(0.0, 0.001, 0.0),
+        weight_share=0.95,
+        listed_after={},
+        halted=frozenset(),
+        windows=(),
+        kills=(),
+        twin=None,
+    )
 
 
 def draw(seed: int, minutes: int) -> Plan:
@@ -162,6 +186,7 @@ def draw(seed: int, minutes: int) -> Plan:
         kills=tuple(_kills(chance, end_s)),
         twin=_twin(chance, end_s) if chance.random() < 0.35 else None,
         bars=dict(_bars(chance, wildness, symbols, minutes)),
+        spool=chance.random() < 0.75,
     )
 
 

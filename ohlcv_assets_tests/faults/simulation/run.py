@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,7 +30,8 @@ from ohlcv_assets.exchange.stream_report import StreamReport
 from ohlcv_assets.instruments import Market, Symbol
 from ohlcv_assets.logs import show_from
 from ohlcv_assets.settings import Settings
-from ohlcv_assets_tests.faults.simulation.faults import BEFORE_S, Clock, draw
+from ohlcv_assets.storage.spool import Spool
+from ohlcv_assets_tests.faults.simulation.faults import BEFORE_S, Clock, Plan, draw
 from ohlcv_assets_tests.faults.simulation.loop import Process, Stuck, VirtualLoop, virtual_time
 from ohlcv_assets_tests.faults.simulation.store import DatabaseOf, MemoryDatabase
 from ohlcv_assets_tests.faults.simulation.transport import Session
@@ -42,6 +44,8 @@ _MOST_STARTS = 60
 #: The machine's wall clock is somewhere else altogether; nothing may depend on it.
 _WALL_CLOCK_S = 1_600_000_000.0
 MINUTES = 12
+#: A folder in memory, where there is one: a spool waits for the disk at each batch.
+_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 class Run:
@@ -50,7 +54,7 @@ class Run:
     Args:
         world: the exchange and the faults of the seed.
         database: a `MemoryDatabase`, or a `Database`.
-        folder: for the request budget, which the streamers share.
+        folder: the machine's disk, which the streamers share: the request budget and the spool.
     """
 
     def __init__(self, world: World, database: Any, folder: Path) -> None:
@@ -102,6 +106,7 @@ class Run:
         await self._ended(process, task)
 
     async def _stream(self, process: Process) -> StreamReport:
+        spool = Spool.of(self._settings, self.plan.market) if self.plan.spool else None
         async with self._opened(process) as exchange:
             return await stream_into_database(
                 exchange,
@@ -111,6 +116,7 @@ class Run:
                 delay_s=self.plan.delay_s,
                 overlap_s=self.plan.overlap_s,
                 run_id=process.name,
+                spool=spool,
             )
 
     async def _ended(self, process: Process, task: asyncio.Task[Any]) -> bool:
@@ -153,9 +159,12 @@ class Run:
         return self.processes[-1]
 
     def _opened(self, process: Process) -> Any:
-        settings = Settings(exchange_url="http://exchange.invalid", home=self.folder, weight_share=self.plan.weight_share)  # fmt: skip
         self.world.note(process.name, "starts")
-        return open_exchange(self.plan.market, settings)
+        return open_exchange(self.plan.market, self._settings)
+
+    @cached_property
+    def _settings(self) -> Settings:
+        return Settings(exchange_url="http://exchange.invalid", home=self.folder, weight_share=self.plan.weight_share)
 
     def _symbols(self) -> list[Symbol]:
         return [Symbol(tape.symbol) for tape in self.world.tape.symbols.values()]
@@ -175,37 +184,40 @@ def simulate(
     seed: int,
     *,
     minutes: int = MINUTES,
+    plan: Plan | None = None,
     database: Any = None,
-    show: Callable[[str], None] | None = None,
+    show: Callable[[str], None] = lambda _line: None,
+    logs: bool = False,
 ) -> Verdict:
     """One run of a seed; never raises for what is wrong with the product.
 
     Args:
         seed: decides everything.
         minutes: length of the interval that is captured.
+        plan: what goes wrong; None: what the seed says.
         database: an empty one of its interval; None: one in memory.
-        show: called with each line of the history; None: nothing is shown, and nothing logged.
+        show: called with each line of the history.
+        logs: whether the product's own log is shown.
     """
     loop = VirtualLoop()
     loop.set_exception_handler(lambda _loop, _context: None)
     with ExitStack() as surroundings:
-        folder = Path(tempfile.mkdtemp(prefix="ohlcv-simulation-"))
+        folder = Path(tempfile.mkdtemp(prefix="ohlcv-simulation-", dir=_MEMORY if _MEMORY.is_dir() else None))
         surroundings.callback(shutil.rmtree, folder, ignore_errors=True)
         surroundings.callback(loop.close)
         surroundings.enter_context(virtual_time(loop, _WALL_CLOCK_S, seed))
-        world = World(draw(seed, minutes), loop)
+        world = World(plan or draw(seed, minutes), loop)
         surroundings.enter_context(_simulated(world, folder))
-        if show is None:
+        world.show = show
+        if not logs:
             surroundings.enter_context(_silence())
-        else:
-            world.show = show
         loop.thread_pause_s = lambda: world.chance.uniform(0.5, 8.0) if world.window("db_slow") else 0.0
         run = Run(world, MemoryDatabase() if database is None else database, folder)
         horizon_s = world.plan.ends_s + _HORIZON_S
         try:
             return loop.run_until_complete(asyncio.wait_for(run.live(), horizon_s))
         except (TimeoutError, Stuck, OhlcvError) as error:
-            if show is not None:
+            if logs:
                 traceback.print_exc()
             return Verdict.of_failure(world, repr(error))
         finally:
@@ -251,7 +263,7 @@ def _simulated(world: World, folder: Path) -> Iterator[None]:
         # Reading the certificates takes a third of a run, and nothing here is encrypted.
         patch("ssl.create_default_context", lambda **_: False),
         patch.object(binance, "measure_clock", measured),
-        patch.object(binance, "shared_folder", lambda: folder),
+        patch.object(tempfile, "tempdir", str(folder)),
     ):
         yield
 

@@ -110,7 +110,15 @@ class DatabaseOf:
     def __init__(self, inner: Any, world: World, process: Process) -> None:
         self._inner, self._world, self._process = inner, world, process
 
-    def record(self, bars: pl.DataFrame, *, channel: Channel, run_id: str, reason: str = "capture") -> Recorded:
+    def record(
+        self,
+        bars: pl.DataFrame,
+        *,
+        channel: Channel,
+        run_id: str,
+        reason: str = "capture",
+        patience_s: float | None = None,
+    ) -> Recorded:
         """As the real one, or `DatabaseUnavailable`."""
         self._reach()
         found = self._inner.record(bars, channel=channel, run_id=run_id, reason=reason)
