@@ -19,8 +19,10 @@ import polars as pl
 from ohlcv_assets.capture import DayDownload, download_day, stream_into_database
 from ohlcv_assets.errors import UsageError
 from ohlcv_assets.exchange.binance import Exchange
-from ohlcv_assets.exchange.fetch import Progress, fetch_bars
+from ohlcv_assets.exchange.fetch import fetch_bars
+from ohlcv_assets.exchange.stream import OnMinute
 from ohlcv_assets.exchange.stream_report import StreamReport
+from ohlcv_assets.exchange.stream_status import MinuteStatus
 from ohlcv_assets.instruments import Market, Symbol, Universe, shard
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
@@ -38,6 +40,7 @@ from ohlcv_assets.quality.recent import RecentBars, due_windows
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.storage.spool import Spool
 from ohlcv_assets.timestamps import Interval, iso
 
 #: The tag that says which part of the universe a streaming run has: `1/4` is the first of four.
@@ -164,7 +167,7 @@ async def _stream(
     symbols: Sequence[Symbol],
     interval: Interval,
     run_id: str,
-    on_progress: Progress,
+    on_minute: OnMinute,
 ) -> StreamReport:
     async with opening as exchange:
         return await stream_into_database(
@@ -175,7 +178,10 @@ async def _stream(
             delay_s=settings.download_delay_s,
             overlap_s=settings.stream_overlap_s,
             run_id=run_id,
-            on_progress=on_progress,
+            # While PostgreSQL is away bars wait on disk: the capture goes on.
+            spool=Spool.of(settings, exchange.market),
+            metrics_port=settings.metrics_port,
+            on_minute=on_minute,
         )
 
 
@@ -220,16 +226,16 @@ async def _download(
             context.add_asset_metadata(facts, partition_key=key)
 
 
-def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> Progress:
+def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> OnMinute:
     """What shows a running stream in the UI: an observation of its last hour, now and then."""
     last_s = time.monotonic()
 
-    def observe(bars_present: int, bars_expected: int) -> None:
+    def observe(minute: MinuteStatus) -> None:
         nonlocal last_s
         if time.monotonic() - last_s < _OBSERVE_EVERY_S:
             return
         last_s = time.monotonic()
-        facts = {"bars_present": bars_present, "bars_expected": bars_expected}
+        facts = metadata.of_minute(minute)
         context.log_event(dg.AssetObservation(context.asset_key, partition=keys[-1], metadata=facts))
 
     return observe

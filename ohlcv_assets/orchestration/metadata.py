@@ -14,6 +14,7 @@ import polars as pl
 
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.exchange.stream_report import StreamReport
+from ohlcv_assets.exchange.stream_status import MinuteStatus
 from ohlcv_assets.timestamps import iso
 
 _SHOWN_ROWS = 50
@@ -53,12 +54,33 @@ def of_stream(report: StreamReport) -> dict[str, Any]:
     return {
         "captured_by_websocket": report.by_channel[Channel.WEBSOCKET],
         "captured_by_rest": report.by_channel[Channel.REST],
+        "bars_spooled": report.bars_spooled,
         "reconnects": report.reconnects,
+        "hand_overs": report.hand_overs,
         "rest_repairs": report.rest_repairs,
         "request_weight": report.weight_used,
         # A run that fetched an hour long past has no latency: nothing rather than a zero.
         **{key: value for key, value in measured.items() if value is not None},
     }
+
+
+def of_minute(minute: MinuteStatus) -> dict[str, Any]:
+    """How a running stream stands after a minute of its interval."""
+    totals = minute.totals
+    numbers = {
+        "minute": iso(minute.minute_ms),
+        "bars_expected": minute.expected,
+        "bars_present": minute.present,
+        "bars_spooled": totals.bars_spooled,
+        "bars_due_so_far": totals.bars_due,
+        "bars_present_so_far": totals.bars_present,
+        "bars_missing_so_far": totals.bars_missing,
+        "reconnects": totals.reconnects,
+        "rest_repairs": totals.rest_repairs,
+        "request_weight": totals.weight_used,
+    }
+    late = {"latency_p50_s": totals.latency_s.p50, "latency_p99_s": totals.latency_s.p99}
+    return {**numbers, **{key: value for key, value in late.items() if value is not None}}
 
 
 def table(frame: pl.DataFrame) -> dg.TableMetadataValue:
