@@ -62,6 +62,8 @@ class Connection:
         self._frozen_by: set[int] = set()
         self.thawed = asyncio.Event()
         self.thawed.set()
+        self.farewell: tuple[int, bytes] | None = None
+        self.reading: asyncio.Task[None] | None = None
 
     def deliver(self, stream: str, text: str) -> None:
         """Send an event, unless a gate takes it."""
@@ -79,6 +81,13 @@ class Connection:
     def cut(self) -> None:
         """Break the connection as a failing network does: with a TCP reset."""
         tcp.reset(self._transport)
+
+    def hang_up(self, code: int, reason: bytes = b"") -> None:
+        """Close the connection in good order: the close frame, then the client's own, then the end."""
+        if self.farewell is None and self.reading is not None:
+            self.farewell = code, reason
+            # Closed while somebody reads, aiohttp would cut the connection without waiting for the client's frame.
+            self.reading.cancel()
 
     def freeze(self, rule: int) -> None:
         """Neither read nor write from now on, not even a ping or a pong; the socket stays open."""

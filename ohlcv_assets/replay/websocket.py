@@ -154,9 +154,10 @@ class StreamApi:
 async def _refuse_connection(request: web.Request, how: str) -> web.StreamResponse:
     """Send a client away that wants a WebSocket: with a reset, with a status, or with a close right after the handshake."""
     if how == "status":
-        return web.Response(
-            status=503, text="<html><body>503 Service Temporarily Unavailable</body></html>", content_type="text/html"
-        )
+        page = "<html><body>503 Service Temporarily Unavailable</body></html>"
+        response = web.Response(status=503, text=page, content_type="text/html")
+        response.force_close()
+        return response
     if how == "close":
         socket = web.WebSocketResponse(autoping=False, compress=False)
         await socket.prepare(request)
@@ -190,11 +191,14 @@ class _Session:
         ]
         try:
             if await self._subscribe_by_url(streams):
-                await self._read()
+                await self._read_until_hung_up()
         finally:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+        if self._connection.farewell is not None:
+            code, reason = self._connection.farewell
+            await self._connection.socket.close(code=code, message=reason)
 
     async def _subscribe_by_url(self, streams: list[str]) -> bool:
         try:
@@ -203,6 +207,15 @@ class _Session:
             await self._refuse(error, None)
             return False
         return True
+
+    async def _read_until_hung_up(self) -> None:
+        """Read until the client closes, or until the exchange hangs up."""
+        self._connection.reading = asyncio.create_task(self._read())
+        try:
+            await self._connection.reading
+        except asyncio.CancelledError:
+            if self._connection.farewell is None:
+                raise
 
     async def _read(self) -> None:
         async for message in self._connection.socket:
@@ -299,7 +312,7 @@ class _Session:
         await self._wait(self._rules.lifetime_ms - NOTICE_MS)
         self._connection.push(server_shutdown(self._clock.now_ms()))
         await self._wait(NOTICE_MS)
-        await self._connection.socket.close(code=GOING_AWAY, message=b"Connection lifetime is over")
+        self._connection.hang_up(GOING_AWAY, b"Connection lifetime is over")
 
     async def _wait(self, delay_ms: int, least_wall_s: float = 0.0) -> None:
         """Wait exchange milliseconds, looking at the clock's speed every now and then, for it may change."""

@@ -6,7 +6,6 @@ Lives here: what is done to connections when a rule's turn begins, while it last
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -54,7 +53,6 @@ class SocketFaults:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._tasks: set[asyncio.Task[bool]] = set()
         self._suffering: dict[int, dict[Connection, _Silence | None]] = {}  # by rule
         self._draws = 0
         self._begins: dict[str, Callable[[Rule, Connection], None]] = {
@@ -154,12 +152,7 @@ class SocketFaults:
 
     def _close(self, rule: Rule, connection: Connection) -> None:
         self._note(rule, connection.market, f"closed with {rule['code']}")
-        self._hang_up(connection, rule["code"])
-
-    def _hang_up(self, connection: Connection, code: int) -> None:
-        task = asyncio.get_running_loop().create_task(connection.socket.close(code=code))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        connection.hang_up(rule["code"])
 
     def _reset(self, rule: Rule, connection: Connection) -> None:
         self._note(rule, connection.market, "reset")
@@ -205,7 +198,7 @@ class SocketFaults:
     def _part(self, rule: Rule, connection: Connection, _now_ms: int) -> None:
         if not connection.socket.closed:
             self._note(rule, connection.market, f"closed with {GOING_AWAY}")
-            self._hang_up(connection, GOING_AWAY)
+            connection.hang_up(GOING_AWAY)
 
     def _drop(self, rule: Rule, connection: Connection) -> None:
         if not rule["existing"]:
