@@ -9,6 +9,7 @@ Annotations are not postponed in this module: Dagster reads them when an asset i
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, closing
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from ohlcv_assets.exchange.stream import OnMinute
 from ohlcv_assets.exchange.stream_report import StreamReport
 from ohlcv_assets.exchange.stream_status import MinuteStatus
 from ohlcv_assets.instruments import Market, Symbol, Universe, shard
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import (
@@ -227,16 +229,27 @@ async def _download(
 
 
 def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> OnMinute:
-    """What shows a running stream in the UI: an observation of its last hour, now and then."""
-    last_s = time.monotonic()
+    """What shows a running stream in the UI: an observation of its last hour, now and then.
+
+    Dagster's storage may be slow or away, and neither may hold up or end a capture: the observation is stored beside it,
+    one at a time, and one that cannot be stored is logged and forgotten.
+    """
+    storing, last_s = ThreadPoolExecutor(max_workers=1, thread_name_prefix="observation"), time.monotonic()
+    stored: Future[None] | None = None
+
+    def store(observation: dg.AssetObservation) -> None:
+        try:
+            context.log_event(observation)
+        except Exception as error:  # noqa: BLE001  whatever Dagster's storage raises
+            get_logger().warning("an observation could not be stored", error=repr(error)[:200])
 
     def observe(minute: MinuteStatus) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s < _OBSERVE_EVERY_S:
+        nonlocal last_s, stored
+        if time.monotonic() - last_s < _OBSERVE_EVERY_S or (stored and not stored.done()):
             return
         last_s = time.monotonic()
         facts = metadata.of_minute(minute)
-        context.log_event(dg.AssetObservation(context.asset_key, partition=keys[-1], metadata=facts))
+        stored = storing.submit(store, dg.AssetObservation(context.asset_key, partition=keys[-1], metadata=facts))
 
     return observe
 
