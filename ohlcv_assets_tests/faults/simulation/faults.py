@@ -87,6 +87,7 @@ class Plan:
         halted: (place of the symbol, minute counted from the interval's start) without a bar on the exchange.
         idle: the same, of minutes without a trade and, on futures, without an event.
         spool: whether bars wait on disk while the database is away; without it an outage ends the streamer.
+        looks_s: when somebody fetches the interval as far as it is over, beside the streamers.
         twin: when a second streamer of the same interval starts and is killed.
         bars: the fate of (place of the symbol, minute); those not here are healthy.
     """
@@ -106,6 +107,7 @@ class Plan:
     kills: tuple[Kill, ...]
     twin: tuple[float, float] | None
     spool: bool = True
+    looks_s: tuple[float, ...] = ()
     bars: dict[tuple[int, int], BarFate] = field(default_factory=dict)
 
     @property
@@ -187,6 +189,7 @@ def draw(seed: int, minutes: int) -> Plan:
         twin=_twin(chance, end_s) if chance.random() < 0.35 else None,
         bars=dict(_bars(chance, wildness, symbols, minutes)),
         spool=chance.random() < 0.75,
+        looks_s=tuple(chance.uniform(BEFORE_S + 61.0, end_s + 30.0) for _ in range(chance.randint(0, 2))),
     )
 
 
@@ -220,7 +223,7 @@ def _length_s(chance: random.Random, kind: str) -> float:
         return 0.0
     if kind in ("rest_429", "rest_418"):
         return chance.uniform(1.0, 20.0)
-    return chance.choice((chance.uniform(1.0, 10.0), chance.uniform(10.0, 90.0)))
+    return chance.choice((chance.uniform(1.0, 10.0), chance.uniform(10.0, 90.0), chance.uniform(90.0, 240.0)))
 
 
 def _share(chance: random.Random, kind: str) -> float:

@@ -22,7 +22,7 @@ import structlog
 
 from ohlcv_assets.capture import stream_into_database
 from ohlcv_assets.clock import ExchangeClock
-from ohlcv_assets.errors import OhlcvError
+from ohlcv_assets.errors import OhlcvError, TransientError
 from ohlcv_assets.exchange import binance
 from ohlcv_assets.exchange.binance import open_exchange
 from ohlcv_assets.exchange.fetch import Fetched, fetch_bars
@@ -31,11 +31,12 @@ from ohlcv_assets.instruments import Market, Symbol
 from ohlcv_assets.logs import show_from
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.spool import Spool
+from ohlcv_assets.timestamps import Interval
 from ohlcv_assets_tests.faults.simulation.faults import BEFORE_S, Clock, Plan, draw
 from ohlcv_assets_tests.faults.simulation.loop import Process, Stuck, VirtualLoop, virtual_time
 from ohlcv_assets_tests.faults.simulation.store import DatabaseOf, MemoryDatabase
 from ohlcv_assets_tests.faults.simulation.transport import Session
-from ohlcv_assets_tests.faults.simulation.verdict import Verdict, judge
+from ohlcv_assets_tests.faults.simulation.verdict import Verdict, judge, judge_look
 from ohlcv_assets_tests.faults.simulation.world import World
 
 #: A run that is not over so many virtual seconds after its last fault will never be.
@@ -71,13 +72,14 @@ class Run:
         world = self.world
         world.begin()
         twin = self.loop.create_task(self._twin())
+        looks = [self.loop.create_task(self._look(at_s)) for at_s in self.plan.looks_s]
         for kill in self.plan.kills:
             self.loop.call_later(kill.at_s, self._kill_main, kill.gently)
         await asyncio.sleep(self.plan.starts_s)
         await self._supervise()
-        await twin
+        await asyncio.gather(twin, *looks)
         await asyncio.sleep(max(0.0, self.plan.ends_s + 60 - world.now_s))
-        fetched = await self._fetch_settled()
+        fetched = await self._fetch("fetcher", world.interval)
         return judge(world, self.database, self.reports, fetched)
 
     # The streamers ----------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class Run:
             self.reports.append(task.result())
             return True
         self.world.note(process.name, "failed", type(error).__name__)
-        if not isinstance(error, OhlcvError):
+        if not isinstance(error, TransientError):
             self.world.violations.append(f"{process.name} failed with {error!r}")
         return False
 
@@ -169,15 +171,28 @@ class Run:
     def _symbols(self) -> list[Symbol]:
         return [Symbol(tape.symbol) for tape in self.world.tape.symbols.values()]
 
-    async def _fetch_settled(self) -> Fetched:
-        """The bars as the exchange has them when everything has calmed down, by the product's own fetch."""
+    async def _fetch(self, name: str, interval: Interval) -> Fetched:
+        """Bars by the product's own fetch."""
 
         async def fetch(process: Process) -> Fetched:
             async with self._opened(process) as exchange:
-                return await fetch_bars(exchange, self._symbols(), self.world.interval)
+                return await fetch_bars(exchange, self._symbols(), interval)
 
-        process = self._process("fetcher")
+        process = self._process(name)
         return await self.loop.start(process, fetch(process))
+
+    async def _look(self, at_s: float) -> None:
+        """Fetch what is over of the interval, and a little more, in the middle of everything."""
+        await asyncio.sleep(at_s)
+        interval = Interval(self.world.interval.start_ms, self.world.now_ms + 90_000)
+        try:
+            fetched = await self._fetch("look", interval)
+        except TransientError as error:
+            self.world.note("look", "failed", type(error).__name__)
+            return
+        self.world.note("look", fetched.bars.height, fetched.missing.height)
+        self.world.look_at(fetched.bars)
+        judge_look(self.world, fetched)
 
 
 def simulate(

@@ -19,6 +19,8 @@ from ohlcv_assets_tests.faults.simulation.loop import Process
 from ohlcv_assets_tests.faults.simulation.world import World
 
 _VALUES_AT = slice(len(KEY), len(KEY) + len(VALUES))
+#: The order in which the database takes a batch.
+_SORTED = ("timestamp", "market", "symbol")
 Key = tuple[str, str, int]
 
 
@@ -60,7 +62,7 @@ class MemoryDatabase:
         if "end_download_timestamp" not in bars.columns or frame["end_download_timestamp"].null_count():
             raise InvalidBars("a bar has no end_download_timestamp")
         rows: dict[Key, tuple[Any, ...]] = {}
-        for row in frame.select(list(CAPTURED_SCHEMA)).iter_rows():
+        for row in frame.select(list(CAPTURED_SCHEMA)).sort(*_SORTED, maintain_order=True).iter_rows():
             if rows.setdefault(row[:3], row)[_VALUES_AT] != row[_VALUES_AT]:
                 raise InvalidBars(f"two different bars of {row[:3]} in one batch")
         inserted = revised = 0

@@ -86,6 +86,7 @@ class Session:
 
     async def _ask(self, url: str, timeout_s: float) -> Response:
         world, latency_s = self._world, self._world.chance.uniform(*_LATENCY_S)
+        world.asked(world.now_s)
         await asyncio.sleep(latency_s / 2)
         refuse_the_dead(self._process)
         parts = urlsplit(url)
@@ -98,6 +99,8 @@ class Session:
             await asyncio.sleep(timeout_s)
             raise TimeoutError
         await asyncio.sleep(latency_s / 2)
+        if "Retry-After" in answered.headers:
+            world.stop_until(world.now_s + float(answered.headers["Retry-After"]))
         if fault == "rest_reset":
             raise aiohttp.ServerDisconnectedError
         return Response(answered, broken=fault == "rest_truncated" and world.chance.random() < 0.5)

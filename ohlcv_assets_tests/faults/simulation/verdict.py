@@ -86,6 +86,9 @@ def judge(world: World, database: Any, reports: Sequence[StreamReport], fetched:
     inside = pl.col("timestamp").is_between(interval.start_ms, interval.end_ms, closed="left")
     truth = world.truth.filter(inside)
     violations = list(world.violations)
+    allowed = int(world.plan.weight_share * world.pool.limit)
+    if max(world.pool.by_minute.values()) > allowed:
+        violations.append(f"{max(world.pool.by_minute.values())} weight in a minute, {allowed} allowed")
 
     lost = sorted(_values(truth).keys() - _values(stored).keys())
     violations += [f"lost: {symbol} {minute}" for symbol, minute in lost]
@@ -117,6 +120,26 @@ def judge(world: World, database: Any, reports: Sequence[StreamReport], fetched:
         virtual_s=world.now_s,
         violations=tuple(violations),
     )
+
+
+def judge_look(world: World, fetched: Fetched) -> None:
+    """A fetch in the middle of everything gives the exchange's own values, and names nothing old that is there."""
+    names = {tape.symbol: name for name, tape in world.tape.symbols.items()}
+    for (symbol, minute), values in _values(fetched.bars).items():
+        if values not in _given(world, names[symbol], minute):
+            world.violations.append(f"fetched, and never the exchange's: {symbol} {minute} {values}")
+    for symbol, minute in fetched.missing.iter_rows():
+        if minute in world.finals[names[symbol]] and minute + 2 * MINUTE_MS <= fetched.until_ms:
+            world.violations.append(f"fetched as missing, and the exchange has it: {symbol} {minute}")
+
+
+def _given(world: World, name: str, minute: int) -> list[Values]:
+    """What the exchange says of a bar after its end: at last, and perhaps before its last trades."""
+    final = world.finals[name].get(minute)
+    if final is None:
+        return []
+    early = world.early(name, minute)
+    return [world.values(final), *([world.values(early)] if early is not None else [])]
 
 
 def _values(frame: pl.DataFrame) -> dict[Key, Values]:
@@ -174,15 +197,12 @@ def _origins(world: World, database: Any, market: Market, violations: list[str])
     wrong, late = 0, set()
     for frame, is_latest in ((latest, True), (database.revisions(market, whole), False)):
         for (symbol, minute), values in _values(frame).items():
-            final = world.finals[names[symbol]].get(minute)
-            early = world.early(names[symbol], minute) if final is not None else None
-            if final is not None and values == world.values(final):
-                continue
-            if early is not None and values == world.values(early):
-                late |= {(symbol, minute)} if is_latest else set()
-                continue
-            wrong += 1
-            violations.append(f"stored, and never the exchange's: {symbol} {minute} {values}")
+            given = _given(world, names[symbol], minute)
+            if values not in given:
+                wrong += 1
+                violations.append(f"stored, and never the exchange's: {symbol} {minute} {values}")
+            elif is_latest and values != given[0]:
+                late.add((symbol, minute))
     return wrong, late
 
 

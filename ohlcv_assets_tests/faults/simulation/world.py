@@ -31,6 +31,8 @@ _DAY = date(2025, 6, 1)
 #: Before a symbol is listed, and after the last bar of the world, there is nothing.
 _MARGIN_MINUTES = (5, 40)
 _PARTIALS_EVERY_S = 6.0
+#: A process's clock may run so much faster than the exchange's over the longest stop.
+_STOP_TOLERANCE_S = 0.05
 _LIMITS = {Market.SPOT: 6000, Market.FUTURES: 2400}
 
 Key = tuple[str, int]
@@ -86,6 +88,7 @@ class World:
             for name, tape in self.tape.symbols.items()
         }
         self.violations: list[str] = []
+        self._stopped = (0.0, 0.0)
         self._places = {name: place for place, name in enumerate(self.tape.symbols)}
         self._lies: Counter[Key] = Counter()
         self._trace = hashlib.blake2b()
@@ -126,6 +129,16 @@ class World:
             if window.fault == fault and window.start_s <= now_s < window.end_s:
                 return window if window.share >= 1 or self.chance.random() < window.share else None
         return None
+
+    def stop_until(self, end_s: float) -> None:
+        """The exchange has ordered a stop, and the order has arrived."""
+        self._stopped = (self.now_s, max(self._stopped[1], end_s))
+
+    def asked(self, sent_s: float) -> None:
+        """See that nobody asks while he knows that he must not."""
+        ordered_s, end_s = self._stopped
+        if ordered_s < sent_s < end_s - _STOP_TOLERANCE_S:
+            self.violations.append(f"asked at {sent_s:.3f} s, with a stop from {ordered_s:.3f} to {end_s:.3f} s")
 
     def look_at(self, bars: pl.DataFrame) -> None:
         """See that nothing is stored whose minute is not over."""
