@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, closing
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,8 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
         tags={"market": market.value},
         partitions_def=hourly_partitions(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(24),
+        # An hour's run ends two minutes after it: a second hour without one means that nobody streams.
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=125)),
         description=f"One-minute bars of {market}, written as they close; an hour that is over is completed by REST.",
     )
     def streamed_bars(
@@ -138,6 +141,7 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
         tags={"market": market.value},
         partitions_def=daily_partitions(settings, market),
         backfill_policy=dg.BackfillPolicy.multi_run(31),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26)),
         description=f"One-minute bars of {market}, one immutable Parquet file a UTC day, downloaded by REST.",
     )
     def daily_bars(

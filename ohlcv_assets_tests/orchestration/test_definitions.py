@@ -21,6 +21,7 @@ def _described(defs: dg.Definitions) -> dict[str, Any]:
             "after": sorted(parent.to_user_string() for parent in node.parent_keys),
             "partitions": type(node.partitions_def).__name__,
             "group": node.group_name,
+            "fresh_within": str(node.freshness_policy.fail_window.to_timedelta()) if node.freshness_policy else None,
             "kinds": sorted(node.kinds),
             "checks": {
                 key.name: {
