@@ -162,7 +162,9 @@ class Refused(PermanentError):
 #: classes and fails on one that is not here. The most specific class of a raised exception decides.
 CCXT_ERRORS: dict[str, type[OhlcvError]] = {
     "BaseError": Refused,
-    # A bare ExchangeError is what a truncated body becomes, and every code that ccxt does not know.
+    # A bare ExchangeError is what a truncated body becomes (worth asking again), and every code that ccxt does not know
+    # (asking again changes nothing). Attempts are bounded (exchange/retrying.py), so that a wrong guess costs some
+    # seconds here, and a bar if it were called final.
     "ExchangeError": ExchangeUnavailable,
     "OperationFailed": ExchangeUnavailable,  # among others the exchange's code -1001
     "NetworkError": ExchangeUnavailable,

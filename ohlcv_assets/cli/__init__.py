@@ -14,6 +14,7 @@ import typer
 from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.replay import replay
+from ohlcv_assets.cli.stream import stream
 from ohlcv_assets.errors import OhlcvError
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ def _program(
     show_from(logging.INFO if verbose else logging.WARNING)
 
 
-for command in (demo, up, ui, replay):
+for command in (demo, up, ui, replay, stream):
     app.command()(command)
 app.add_typer(database, name="db")
 

@@ -124,6 +124,7 @@ class _Run:
             for first in range(0, len(symbols) if self.live else 0, CONNECTION_SYMBOLS)
         ]
         self.weight_before = exchange.usage.weight
+        self.untold_ms, self.told_latencies = max(floor_to(now_ms, MINUTE_MS), interval.minutes.start), 0
 
     async def follow(self, stopping: asyncio.Event, on_minute: OnMinute | None) -> None:
         """Stream until everything is settled and the overlap is over; write what has arrived in any case."""
@@ -138,6 +139,8 @@ class _Run:
         patience_s = max(self.exchange.clock.wall_s(_PATIENCE_S), _LEAST_PATIENCE_WALL_S)
         if not await self.writer.all_stored(_STOPPED_PATIENCE_WALL_S if stopping.is_set() else patience_s):
             _log.error("bars are safe and not stored: the store is away", bars=len(self.tally.kept))
+        while label_end(self.untold_ms) <= min(self.exchange.clock.now_ms(), self.tally.interval.end_ms):
+            self._tell(on_minute)
 
     async def _settle(self) -> None:
         clock = self.exchange.clock
@@ -159,19 +162,23 @@ class _Run:
         await asyncio.Event().wait()
 
     async def _tell_minutes(self, on_minute: OnMinute | None) -> None:
-        """Log every minute that is over, from the one that runs on; never returns."""
-        clock, told = self.exchange.clock, 0
-        minute_ms = max(floor_to(clock.now_ms(), MINUTE_MS), self.tally.interval.minutes.start)
+        """Log every minute when its bars should be there, from the one that runs on; never returns."""
+        clock = self.exchange.clock
         while True:
-            due_ms = label_end(minute_ms) + (self.delay_s + _TOLD_AFTER_S) * 1000
+            due_ms = label_end(self.untold_ms) + (self.delay_s + _TOLD_AFTER_S) * 1000
             await clock.sleep((due_ms - clock.now_ms()) / 1000)
-            if minute_ms in self.tally.interval:
-                status = self._minute(minute_ms, told)
-                told = len(self.writer.written.latency_s)
-                _log.info("minute", **status.facts())
-                if on_minute is not None:
-                    on_minute(status)
-            minute_ms += MINUTE_MS
+            self._tell(on_minute)
+
+    def _tell(self, on_minute: OnMinute | None) -> None:
+        """Log the first minute that was not told yet, and whatever has come since the one before."""
+        minute_ms, self.untold_ms = self.untold_ms, self.untold_ms + MINUTE_MS
+        if minute_ms not in self.tally.interval:
+            return
+        status = self._minute(minute_ms)
+        self.told_latencies = len(self.writer.written.latency_s)
+        _log.info("minute", **status.facts())
+        if on_minute is not None:
+            on_minute(status)
 
     def _witness(self, fetched: pl.DataFrame) -> None:
         """The exchange gave these bars by REST: the sockets judge themselves by it."""
@@ -187,8 +194,8 @@ class _Run:
 
         return told
 
-    def _minute(self, minute_ms: int, told: int) -> MinuteStatus:
-        """The figures of a minute; `told` latencies were told before."""
+    def _minute(self, minute_ms: int) -> MinuteStatus:
+        """The figures of a minute."""
         tally = self.tally
         symbols = [symbol for symbol in self.symbols if tally.expects((symbol, minute_ms))]
         stored = {s: tally.stored[s, minute_ms] for s in symbols if (s, minute_ms) in tally.stored}
@@ -201,7 +208,7 @@ class _Run:
             spooled=len(kept),
             by_channel={channel: came.count(channel) for channel in Channel},
             lacking=tuple(sorted(symbol for symbol in symbols if not tally.is_safe((symbol, minute_ms)))),
-            latency_s=Percentiles.of(self.writer.written.latency_s[told:]),
+            latency_s=Percentiles.of(self.writer.written.latency_s[self.told_latencies :]),
             totals=self.status(),
         )
 

@@ -10,7 +10,6 @@ two values of one bar the first stays the first.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ from typing import Self
 import polars as pl
 
 from ohlcv_assets.bars import Channel
-from ohlcv_assets.errors import CorruptFile, DatabaseUnavailable
+from ohlcv_assets.errors import CorruptFile, DatabaseUnavailable, OhlcvError
 from ohlcv_assets.logs import get_logger
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.spool import Origin, Spool
@@ -35,8 +34,8 @@ class Kept:
     """What became of a batch.
 
     Attributes:
-        stored: None when it is in the database; otherwise done when it is, or failed with `CorruptFile` when its file
-            was damaged on disk and the bars are lost.
+        stored: None when it is in the database; otherwise done when it is, failed with `CorruptFile` when its file was
+            damaged on disk and the bars are lost, cancelled when it stays on disk for the next run.
         refused: the bars that could be kept nowhere; None when there are none.
     """
 
@@ -77,12 +76,16 @@ class SafeStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop; what is in the spool stays there."""
+        """Stop; what is in the spool stays there.
+
+        Raises:
+            PermanentError: the database has refused for good, and nothing else is being raised.
+        """
         self._draining.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._draining
-        for stored in self._mine.values():
-            stored.cancel()
+        (ended,) = await asyncio.gather(self._draining, return_exceptions=True)
+        self._give_up()
+        if error is None and isinstance(ended, OhlcvError):
+            raise ended
 
     async def take(self, bars: pl.DataFrame, channel: Channel) -> Kept:
         """Store a batch, or keep it on disk until it can be stored; returns as soon as it is safe.
@@ -139,6 +142,19 @@ class SafeStore:
 
     async def _drain(self) -> None:
         """Take the spool to the database whenever there is something in it; ends only by a permanent error."""
+        try:
+            await self._drain_for_ever()
+        except OhlcvError as error:
+            _log.error("the spool cannot be taken in", folder=str(self._spool.folder), error=error.message)
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """Nobody shall wait any more for bars that stay on disk."""
+        for stored in self._mine.values():
+            stored.cancel()
+
+    async def _drain_for_ever(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             await self._behind.wait()

@@ -100,3 +100,42 @@ def test_every_bar_is_awaited_or_arrived_or_missing(happened):
     assert len(tally.open_keys()) + len(arrived) + len(tally.missing) == tally.expected == 9
     assert set(tally.stored) <= arrived
     assert tally.settled == (not tally.open_keys())
+
+
+def test_what_waits_for_the_store_is_safe_and_not_stored():
+    """A bar that is kept is neither awaited nor stored; once it is stored it counts by the channel that brought it."""
+    tally = Tally(FIVE, {BTC: 0})
+    key = (BTC, minute(0))
+    tally.arrived(key)
+    tally.is_kept([key], Channel.WEBSOCKET)
+    assert (tally.is_safe(key), key in tally.stored, tally.awaits(key)) == (True, False, False)
+    assert tally.is_stored([key], Channel.REST) == 1
+    assert tally.stored == {key: Channel.WEBSOCKET}
+    assert tally.kept == {}
+
+
+def test_bars_that_were_lost_are_awaited_again_in_order_of_time():
+    """A bar that could be kept nowhere is due again after its pause, before later ones, unless it is stored already."""
+    tally = Tally(FIVE, {BTC: 0})
+    for index in (0, 1):
+        tally.arrived((BTC, minute(index)))
+    tally.is_kept([(BTC, minute(0))], Channel.WEBSOCKET)
+    tally.is_stored([(BTC, minute(1))], Channel.WEBSOCKET)
+    tally.reopen([(BTC, minute(0)), (BTC, minute(1)), (BTC, minute(99))], ask_again_ms=minute(2) + 500)
+    assert not tally.is_safe((BTC, minute(0)))
+    assert tally.due(minute(2), 3.5) == []
+    assert tally.next_due_ms(minute(2), 3.5) == minute(2) + 500
+    assert tally.due(minute(4), 3.5)[0] == (BTC, minute(0))
+    assert tally.open_keys() == [(BTC, minute(index)) for index in (0, 2, 3, 4)]
+
+
+def test_an_interval_that_is_cut_short_expects_what_is_left():
+    """After a stop only the minutes before it are expected, stored and awaited; a later bar belongs to somebody else."""
+    tally = Tally(FIVE, {BTC: 0, ETH: minute(1)}, {(BTC, minute(0)), (BTC, minute(4))})
+    tally.is_kept([(ETH, minute(3))], Channel.REST)
+    tally.end_at(minute(3))
+    assert tally.interval == Interval(START_MS, minute(3))
+    assert tally.expected == 5
+    assert tally.stored == {(BTC, minute(0)): None}
+    assert tally.kept == {}
+    assert sorted(tally.open_keys()) == [(BTC, minute(1)), (BTC, minute(2)), (ETH, minute(1)), (ETH, minute(2))]
