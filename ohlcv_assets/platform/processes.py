@@ -57,6 +57,11 @@ class ServerProcess:
             )
 
     @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the process is still running."""
         return self._process.poll() is None
