@@ -36,6 +36,8 @@ from ohlcv_assets.timestamps import HOUR_MS, MINUTE_MS, Interval, floor_to
 #: What a run may take beyond its hour and overlap, in seconds of our own time: starting, and the last REST repairs.
 _MARGIN_S = 900
 _RUNS_LOOKED_AT = 500
+#: A minute that is not streamed now has to be fetched: whatever else waits for a place waits behind these runs.
+_FIRST_IN_THE_QUEUE = {"dagster/priority": "10"}
 _NOTHING = "every market has its runs"
 
 Jobs = dict[Market, UnresolvedAssetJobDefinition]
@@ -207,6 +209,7 @@ def _request(settings: Settings, market: Market, job_name: str, start: Start, cl
         job_name=job_name,
         partition_key=key,
         tags={
+            **_FIRST_IN_THE_QUEUE,
             "ohlcv/market": market.value,
             SHARD_TAG: slot.part,
             # Without a limit a run of a host that crashed would stay "started" for ever and hold its place in the queue.
