@@ -7,10 +7,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test lint lock clean
+.PHONY: help demo up ui test faults soak bench-stream lint lock clean
 
 help:             ## This list
-	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/ready   ## One day through the whole platform, offline (DATA=FILE MARKET=futures DAY=2025-06-01)
 	@$(BIN)/ohlcv demo $(DEMO)
@@ -23,6 +23,15 @@ ui: $(VENV)/ready     ## The UI over what the demo left
 
 test: lint            ## Formatting, lint, types, layers, then every test
 	@$(BIN)/python -m pytest -q -n 4 --dist loadgroup
+
+faults: $(VENV)/ready ## The fault matrix over real servers, as one Markdown table
+	@$(BIN)/python -m ohlcv_assets_tests.faults
+
+soak: $(VENV)/ready   ## Six replayed hours through the platform while things break, some eight minutes
+	@$(BIN)/python -m benchmarks.soak
+
+bench-stream: $(VENV)/ready ## 400 symbols a market live for ten minutes (MINUTES=10): latency, CPU, memory
+	@$(BIN)/python -m benchmarks.stream_400 $(if $(MINUTES),--minutes "$(MINUTES)")
 
 lint: $(VENV)/ready   ## Formatting, lint, types, layers
 	@$(BIN)/ruff format --check .
