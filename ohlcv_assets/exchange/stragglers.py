@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from ohlcv_assets.errors import OhlcvError, PermanentError
+from ohlcv_assets.errors import OhlcvError
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
 from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, pages_of
 from ohlcv_assets.exchange.stream_writer import Writer
@@ -135,22 +135,26 @@ class Stragglers:
 
     def _not_found(self, wanted: Sequence[Key]) -> None:
         """A healthy answer has come; what is still awaited was not in it."""
+        absent = self._agreed_absent(wanted)
+        if absent:
+            _log.warning("minutes are missing on the exchange", symbol=absent[0][0], minutes=len(absent), first=iso(absent[0][1]))  # fmt: skip
+            self._tally.name_missing(absent)
+
+    def _agreed_absent(self, wanted: Sequence[Key]) -> list[Key]:
+        """Those of the bars that this answer, and one before it, say are not to be had."""
         now_ms = self._exchange.clock.now_ms()
         settled_ms = now_ms - SETTLED_AFTER_S * 1000
         # REST lags behind the events: an answer within a bar's first minute is no witness of its absence.
         witnessed = [key for key in wanted if key[1] + MINUTE_MS <= settled_ms]
         self._tally.asked_in_vain([key for key in wanted if key[1] + MINUTE_MS > settled_ms], now_ms, answered=False)
         self._tally.asked_in_vain(witnessed, now_ms, answered=True)
-        absent = self._tally.agreed_absent(witnessed, settled_ms)
-        if absent:
-            _log.warning("minutes are missing on the exchange", symbol=absent[0][0], minutes=len(absent), first=iso(absent[0][1]))  # fmt: skip
-            self._tally.name_missing(absent)
+        return list(self._tally.agreed_absent(witnessed, settled_ms))
 
     def _failed(self, wanted: Sequence[Key], error: OhlcvError) -> None:
         _log.warning("stragglers could not be fetched", symbol=wanted[0][0], minutes=len(wanted), error=error.message)
+        # A refusal is no witness of absence either: the listing says that the symbol trades, and an exchange that is being
+        # restarted refuses for a while what it lists. It is asked again, later and later, until the run's deadline.
         self._tally.asked_in_vain(wanted, self._exchange.clock.now_ms(), answered=False)
-        if isinstance(error, PermanentError):
-            self._name_unanswered(wanted)
 
     def _give_up(self) -> None:
         keys = self._tally.open_keys()

@@ -19,7 +19,7 @@ import dagster as dg
 import polars as pl
 
 from ohlcv_assets.capture import DayDownload, download_day, stream_into_database
-from ohlcv_assets.errors import UsageError
+from ohlcv_assets.errors import DatabaseUnavailable, UsageError
 from ohlcv_assets.exchange.binance import Exchange
 from ohlcv_assets.exchange.fetch import fetch_bars
 from ohlcv_assets.exchange.stream import OnMinute
@@ -94,6 +94,7 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
             symbols = _symbols_of_run(context, universe.load().symbols[market])
             stream = partial(_stream, settings, exchange.open(market), store, symbols, hours_of(keys))
             report = asyncio.run(stream(context.run.run_id, _observer(context, keys)))
+            _insist_on_stored(report)
             taken = {**metadata.of_stream(report), "taken_s": time.monotonic() - started_s}
             for key in keys:
                 held = store.read(market, hour_of(key), symbols=symbols)
@@ -188,6 +189,15 @@ async def _stream(
             spool=Spool.of(settings, exchange.market),
             metrics_port=settings.metrics_port,
             on_minute=on_minute,
+        )
+
+
+def _insist_on_stored(report: StreamReport) -> None:
+    """A run whose bars are safe on disk only has not done its work: its successor takes them in."""
+    if report.bars_spooled:
+        raise DatabaseUnavailable(
+            f"{report.bars_spooled} bars are safe in the spool, but PostgreSQL did not come back",
+            hint="nothing is lost: when PostgreSQL answers, the next run of this market takes them in",
         )
 
 

@@ -12,8 +12,8 @@ import pytest
 from ohlcv_assets.bars import Channel, validate
 from ohlcv_assets.clock import SystemClock
 from ohlcv_assets.exchange.binance import ccxt_config
-from ohlcv_assets.exchange.listing import Listed, Listing
 from ohlcv_assets.exchange.connection import ClosedKline, closed_klines_class
+from ohlcv_assets.exchange.listing import Listed, Listing
 from ohlcv_assets.exchange.stream_writer import Writer
 from ohlcv_assets.exchange.tally import Tally
 from ohlcv_assets.instruments import Market, Symbol
