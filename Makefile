@@ -10,7 +10,7 @@ DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(
 .PHONY: help demo up ui test faults soak bench-stream lint lock clean
 
 help:             ## This list
-	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/ready   ## One day through the whole platform, offline (DATA=FILE MARKET=futures DAY=2025-06-01)
 	@$(BIN)/ohlcv demo $(DEMO)

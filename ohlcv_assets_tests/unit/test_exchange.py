@@ -17,10 +17,10 @@ from ohlcv_assets.errors import (
     UnknownSymbol,
 )
 from ohlcv_assets.exchange.binance import our_errors
+from ohlcv_assets.exchange.connection import CHUNK_SYMBOLS, FRAME_BYTES, subscription_chunks
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently, wait_before_retry
 from ohlcv_assets.exchange.stream_report import Percentiles
-from ohlcv_assets.exchange.connection import CHUNK_SYMBOLS, FRAME_BYTES, subscription_chunks
 from ohlcv_assets.instruments import Market, Symbol
 
 AT_60X = ExchangeClock(1_748_736_000_000, 0.0, 60.0)
