@@ -44,7 +44,7 @@ class Receipt(Protocol):
 Sink = Callable[[pl.DataFrame, Channel], Awaitable[Receipt | None]]
 
 #: Exchange seconds of gathering before a batch is written: a minute's bars come within some hundred milliseconds.
-_GATHER_S = 0.05
+_GATHER_S = 0.02
 #: Bars that found no room are asked for again after so many exchange seconds: the store may be back by then.
 _AGAIN_AFTER_S = 60.0
 _log = get_logger()
