@@ -224,15 +224,26 @@ class Soak:
         runs = {market: self._runs(market) for market in Market}
         numbers = {market: self._numbers(market) for market in Market}
         self.console.print(self._table(verdicts, runs, numbers))
-        self.console.print(_faults_table(self.exchange.ledger(), self.done))
+        ledger = self.exchange.ledger()
+        self.console.print(_faults_table(ledger, self.done))
         for line in (*machine(), f"{taken_s:.0f} s in all"):
             self.console.print(line, highlight=False)
-        broken = [name for name, what in self.done if what.startswith("FAILED")]
         perfect = all(verdict.perfect for verdict in verdicts.values())
-        if broken or len(self.done) < len(OUR_FAULTS):
-            self.console.print(f"[red]not everything was done that should be: {broken}[/red]")
+        for trouble in (troubles := self._not_done(ledger)):
+            self.console.print(f"[red]not done: {trouble}[/red]", highlight=False)
         self.console.print("[green]every bar is there, once, and right[/green]" if perfect else "[red]LOSS[/red]")
-        return perfect and not broken and len(self.done) == len(OUR_FAULTS)
+        return perfect and not troubles
+
+    def _not_done(self, ledger: list[dict[str, Any]]) -> list[str]:
+        """What should have been broken and was not: then the soak proves less than it says."""
+        troubles = [f"{name}: {what}" for name, what in self.done if what.startswith("FAILED")]
+        if len(self.done) < len(OUR_FAULTS):
+            troubles.append(f"only {len(self.done)} of {len(OUR_FAULTS)} blows were struck")
+        if (cuts := _moments(ledger, "ws_")) < CUTS:
+            troubles.append(f"the WebSocket was cut at {cuts} of {CUTS} moments: no stream was there at the others")
+        if not _moments(ledger, "rest_429"):
+            troubles.append("REST never answered 429: nothing was asked meanwhile")
+        return troubles
 
     def _numbers(self, market: Market) -> list[dict[str, Any]]:
         asset = [self.settings.region, market.value, "streamed_bars"]
@@ -300,14 +311,19 @@ def _succeeded(runs: list[dict[str, Any]]) -> set[str]:
 
 def _faults_table(ledger: list[dict[str, Any]], done: list[tuple[str, str]]) -> Table:
     table = Table(title="what was broken", title_justify="left")
-    for name in ("fault", "times", "how"):
+    for name in ("fault", "moments", "what happened"):
         table.add_column(name)
-    counts = Counter((str(entry["fault"]), str(entry["detail"])) for entry in ledger)
-    for (name, detail), count in sorted(counts.items()):
-        table.add_row(name, f"{count:,}", f"{detail} (exchange's ledger: one a connection or request)")
+    for name, times in sorted(Counter(str(entry["fault"]) for entry in ledger).items()):
+        what = "requests refused" if name.startswith("rest") else "connections cut or refused"
+        table.add_row(name, str(_moments(ledger, name)), f"{times:,} {what} (the exchange's ledger)")
     for name, what in done:
         table.add_row(name, "1", what)
     return table
+
+
+def _moments(ledger: list[dict[str, Any]], prefix: str) -> int:
+    """How many rules of these faults hit anything."""
+    return len({entry["rule"] for entry in ledger if str(entry["fault"]).startswith(prefix)})
 
 
 def exchange_faults(interval: Interval) -> list[dict[str, Any]]:
@@ -332,6 +348,8 @@ def exchange_faults(interval: Interval) -> list[dict[str, Any]]:
     ]
 
 
+#: How many moments `exchange_faults` has in which WebSockets are cut.
+CUTS = 10
 #: In order of time: run workers killed, PostgreSQL (with Dagster's own storage in it) stopped and killed.
 OUR_FAULTS: tuple[Blow, ...] = (
     Blow(25 * 60, "run killed (-9)", lambda soak: soak.kill_stream(Market.FUTURES)),
