@@ -7,9 +7,9 @@ Annotations are not postponed in this module: Dagster reads them when an asset i
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, closing
 from datetime import timedelta
 from functools import partial
@@ -39,6 +39,7 @@ from ohlcv_assets.orchestration.partitions import (
     selected_keys,
 )
 from ohlcv_assets.orchestration.resources import DatabaseResource, ExchangeResource, LakeResource, UniverseResource
+from ohlcv_assets.quality.completeness import missing_ranges
 from ohlcv_assets.quality.recent import RecentBars, due_windows
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
@@ -248,8 +249,8 @@ def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> OnMinute:
     Dagster's storage may be slow or away, and neither may hold up or end a capture: the observation is stored beside it,
     one at a time, and one that cannot be stored is logged and forgotten.
     """
-    storing, last_s = ThreadPoolExecutor(max_workers=1, thread_name_prefix="observation"), time.monotonic()
-    stored: Future[None] | None = None
+    last_s = time.monotonic()
+    storing: threading.Thread | None = None
 
     def store(observation: dg.AssetObservation) -> None:
         try:
@@ -258,12 +259,15 @@ def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> OnMinute:
             get_logger().warning("an observation could not be stored", error=repr(error)[:200])
 
     def observe(minute: MinuteStatus) -> None:
-        nonlocal last_s, stored
-        if time.monotonic() - last_s < _OBSERVE_EVERY_S or (stored and not stored.done()):
+        nonlocal last_s, storing
+        if time.monotonic() - last_s < _OBSERVE_EVERY_S or (storing and storing.is_alive()):
             return
         last_s = time.monotonic()
         facts = metadata.of_minute(minute)
-        stored = storing.submit(store, dg.AssetObservation(context.asset_key, partition=keys[-1], metadata=facts))
+        observation = dg.AssetObservation(context.asset_key, partition=keys[-1], metadata=facts)
+        # A daemon: one that hangs does not keep the run's process from ending.
+        storing = threading.Thread(target=store, args=(observation,), name="observation", daemon=True)
+        storing.start()
 
     return observe
 
@@ -290,5 +294,5 @@ def _of_download(download: DayDownload, symbols: int) -> dict[str, Any]:
         "request_weight": fetched.weight,
     }
     if not fetched.missing.is_empty():
-        facts["missing"] = metadata.table(fetched.missing)
+        facts["missing_ranges"] = metadata.table(missing_ranges(fetched.missing))
     return facts

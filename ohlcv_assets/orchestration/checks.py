@@ -7,17 +7,19 @@ comparison itself. The names are constants: they are the key of a check's histor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.preview import evaluation_of_partition
-from ohlcv_assets.quality.completeness import Coverage
+from ohlcv_assets.quality.completeness import Coverage, missing_ranges
 from ohlcv_assets.quality.soundness import Soundness
 from ohlcv_assets.quality.verdict import Verdict
+from ohlcv_assets.timestamps import iso
 
 STREAMED_EQUALS_FETCHED = "streamed_equals_fetched"
 STREAMED_COMPLETE = "streamed_complete"
@@ -56,10 +58,19 @@ def _match(verdict: Verdict) -> Outcome:
         key: value for key, value in verdict.summary().items() if key not in ("market", "interval")
     }
     if not report.differences.is_empty():
+        sentence += f"; first {_difference(report.differences.row(0, named=True))}"
+    if not report.differences.is_empty():
         numbers["first_differences"] = metadata.table(
             report.differences.rename({"left": "streamed", "right": "fetched"})
         )
     return Outcome(report.is_match, sentence, numbers)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    bar = f"{row['symbol']} {iso(row['timestamp'])}"
+    if row["column"] is None:
+        return f"{bar}: {row['kind']}"
+    return f"{bar}: {row['column']} streamed {row['left']:g}, fetched {row['right']:g}"
 
 
 def _coverage(side: Callable[[Verdict], Coverage]) -> Callable[[Verdict], Outcome]:
@@ -74,11 +85,23 @@ def _coverage(side: Callable[[Verdict], Coverage]) -> Callable[[Verdict], Outcom
             "bars_outside": found.outside,
             "coverage_pct": found.coverage_pct,
         }
+        sentence = f"{found.present:,} of {found.expected:,} bars are there"
         if not found.missing.is_empty():
-            numbers["first_missing"] = metadata.table(found.missing)
-        return Outcome(found.is_complete, f"{found.present:,} of {found.expected:,} bars are there", numbers)
+            ranges = missing_ranges(found.missing)
+            numbers["missing_ranges"] = metadata.table(ranges)
+            sentence += f"; missing: {_named(ranges)}"
+        return Outcome(found.is_complete, sentence, numbers)
 
     return evaluate
+
+
+def _named(ranges: pl.DataFrame) -> str:
+    """The longest missing ranges in words; the table has the others, missing.parquet every minute."""
+    first = [
+        f"{iso(start)} to {iso(end)} of {example}" + (f" and {symbols - 1} more symbols" if symbols > 1 else "")
+        for start, end, symbols, example, _ in ranges.head(3).iter_rows()
+    ]
+    return ", ".join(first) + (f", and {ranges.height - 3} more ranges" if ranges.height > 3 else "")
 
 
 def _soundness(side: Callable[[Verdict], Soundness]) -> Callable[[Verdict], Outcome]:

@@ -18,6 +18,8 @@ from ohlcv_assets.exchange.stream_status import MinuteStatus
 from ohlcv_assets.timestamps import iso
 
 _SHOWN_ROWS = 50
+#: Columns of UNIX milliseconds, shown as people read times.
+_TIMES = ("timestamp", "start", "end")
 
 
 def of_bars(bars: pl.DataFrame, *, expected: int) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def table(frame: pl.DataFrame) -> dg.TableMetadataValue:
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, str | float | int | bool | None]:
-    return {name: iso(value) if name == "timestamp" and value is not None else value for name, value in row.items()}
+    return {name: iso(value) if name in _TIMES and value is not None else value for name, value in row.items()}
 
 
 def _schema(frame: pl.DataFrame) -> dg.TableSchema:
@@ -98,5 +100,5 @@ def _schema(frame: pl.DataFrame) -> dg.TableSchema:
         name: "float" if dtype.is_float() else "int" if dtype.is_integer() else "string"
         for name, dtype in frame.schema.items()
     }
-    kinds["timestamp"] = "string"
+    kinds.update({name: "string" for name in _TIMES if name in kinds})
     return dg.TableSchema([dg.TableColumn(name, kinds[name]) for name in frame.columns])

@@ -1,7 +1,7 @@
 """What Dagster does not promise to keep: preview features and private imports, all in this one module.
 
 Lives here: everything that a new release of Dagster may move. The version is pinned, and
-`ohlcv_assets_tests/orchestration/test_preview.py` says what a bump must still do.
+`ohlcv_assets_tests/orchestration/test_assets.py` says what a bump must still do: partitions of checks, over one day and over several.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from ohlcv_assets.orchestration.partitions import (
 )
 from ohlcv_assets.orchestration.preview import outputs_of_checks
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
-from ohlcv_assets.quality.recent import RecentBars
+from ohlcv_assets.quality.recent import WINDOW_MS, RecentBars
 from ohlcv_assets.quality.verdict import Verdict, compare, store_verdict
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
@@ -48,7 +48,7 @@ def build_recent_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
 
     def judge(database: Database, lake: Lake, universe: Universe, key: str) -> Verdict:
         hour = hour_of(key)
-        fetched, windows = RecentBars(lake, market, universe).read(list(hour.split(10 * 60_000)))
+        fetched, windows = RecentBars(lake, market, universe).read(list(hour.split(WINDOW_MS)))
         if not windows:
             raise NoBars(f"no window of {hour} was fetched yet", hint="materialize recent_bars of this hour first")
         # Windows are fetched in order: what is there begins with the hour.

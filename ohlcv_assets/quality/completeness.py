@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ohlcv_assets.timestamps import MINUTE_MS, Interval
+from ohlcv_assets.timestamps import MINUTE_MS, Interval, runs_of_minutes
 
 _KEY = ("symbol", "timestamp")
 
@@ -53,6 +53,26 @@ class Coverage:
         """The counts by name, `missing` among them."""
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         return {**numbers, "missing": self.missing.height}
+
+
+def missing_ranges(missing: pl.DataFrame) -> pl.DataFrame:
+    """The missing minutes as ranges: `start, end` (UNIX ms, half-open), `symbols` (how many), `example` (one of them), `bars`.
+
+    Symbols that lack the same minutes stand in one row, so that a halt of the exchange is one row and not a thousand.
+
+    Args:
+        missing: `symbol, timestamp`, one row a minute (`Coverage.missing`).
+    """
+    rows: dict[tuple[int, int], list[str]] = {}
+    for (symbol,), minutes in missing.group_by("symbol", maintain_order=True):
+        for run in runs_of_minutes(minutes["timestamp"].to_list()):
+            rows.setdefault((run.start_ms, run.end_ms), []).append(str(symbol))
+    ranges = [
+        (start, end, len(names), names[0], len(names) * (end - start) // MINUTE_MS)
+        for (start, end), names in rows.items()
+    ]
+    schema = {"start": pl.Int64, "end": pl.Int64, "symbols": pl.Int64, "example": pl.String, "bars": pl.Int64}
+    return pl.DataFrame(ranges, schema=schema, orient="row").sort("bars", "start", descending=[True, False])
 
 
 def coverage(frame: pl.DataFrame, symbols: Collection[str], interval: Interval) -> Coverage:

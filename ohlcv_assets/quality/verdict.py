@@ -51,8 +51,17 @@ class Verdict:
             "bars_only_streamed": self.match.only_left,
             "bars_only_fetched": self.match.only_right,
             "bars_duplicate": self.match.duplicate_left + self.match.duplicate_right,
+            "bars_missing_streamed": self.streamed_coverage.missing.height,
+            "bars_missing_fetched": self.fetched_coverage.missing.height,
             "match_pct": self.match.match_pct,
         }
+
+    def missing(self) -> pl.DataFrame:
+        """Every minute that a side lacks: `side` (streamed, fetched), `symbol`, `timestamp`, one row each."""
+        sides = {"streamed": self.streamed_coverage, "fetched": self.fetched_coverage}
+        return pl.concat(
+            [found.missing.select(pl.lit(side).alias("side"), "symbol", "timestamp") for side, found in sides.items()]
+        )
 
 
 def compare(
@@ -80,13 +89,18 @@ def compare(
 
 
 def store_verdict(lake: Lake, verdict: Verdict, folder: str) -> str:
-    """Keep the differing bars (Parquet) and the counts (JSON) of a verdict in a folder of the lake.
+    """Keep a verdict in a folder of the lake: its counts (JSON), the differing bars and the missing minutes (Parquet).
 
     Returns:
         Where the Parquet of differing bars is: `kind, column, left, right` of every bar that differs; left is the
         streamed value, right the fetched one.
     """
-    differences = io.BytesIO()
-    verdict.match.differences.write_parquet(differences)
     lake.put(f"{folder}/summary.json", json.dumps(verdict.summary(), indent=2).encode())
-    return lake.put(f"{folder}/differences.parquet", differences.getvalue())
+    lake.put(f"{folder}/missing.parquet", _parquet(verdict.missing()))
+    return lake.put(f"{folder}/differences.parquet", _parquet(verdict.match.differences))
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    content = io.BytesIO()
+    frame.write_parquet(content)
+    return content.getvalue()

@@ -118,9 +118,16 @@ def test_a_missing_minute_is_named(deployment: Deployment) -> None:
             "delete from bars where timestamp = %s", (Interval.parse(f"{DAY}T07:30Z", f"{DAY}T07:31Z").start_ms,)
         )
     evaluations = _evaluations(deployment.run("spot_day_qa", partition_key=DAY))
-    missing = [record.data for record in evaluations["streamed_complete"].metadata["first_missing"].value.records]
-    assert {(row["timestamp"]) for row in missing} == {f"{DAY}T07:30Z"}
-    assert len(missing) == 3
+    (row,) = [record.data for record in evaluations["streamed_complete"].metadata["missing_ranges"].value.records]
+    assert (row["start"], row["end"], row["symbols"], row["bars"]) == (f"{DAY}T07:30Z", f"{DAY}T07:31Z", 3, 3)
+    assert f"missing: {DAY}T07:30Z to {DAY}T07:31Z" in evaluations["streamed_complete"].description
+    (kept,) = [
+        pl.read_parquet(file)
+        for file in deployment.settings.home.glob("lake/**/missing.parquet")
+        if pl.read_parquet(file).height
+    ]
+    assert kept["side"].to_list() == ["streamed"] * 3
+    assert kept["symbol"].n_unique() == 3
     assert deployment.run("spot_stream_hour", partition_key=f"{DAY}-07:00").success
     assert deployment.run("spot_day_qa", partition_key=DAY).success
 

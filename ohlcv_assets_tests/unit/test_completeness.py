@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.quality.completeness import coverage
+from ohlcv_assets.quality.completeness import coverage, missing_ranges
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, runs_of_minutes
 from ohlcv_assets_tests.builders import SYMBOLS, bars, recorded, shuffled, without
 
@@ -125,3 +125,14 @@ def test_a_recorded_outage_is_named_per_symbol(recorded_data: Path) -> None:
 
 def _runs(missing: pl.DataFrame, symbol: str) -> list[Interval]:
     return runs_of_minutes(missing.filter(symbol=symbol)["timestamp"].to_list())
+
+
+def test_missing_minutes_are_ranges_and_a_halt_is_one_row() -> None:
+    """Symbols that lack the same minutes stand in one row, the longest first, and no minute is lost in it."""
+    minutes = {"BTC/USDT": range(4, 9), "ETH/USDT": range(4, 9), "XRP/USDT": range(2, 3)}
+    rows = [(symbol, minute * 60_000) for symbol, lacking in minutes.items() for minute in lacking]
+    missing = pl.DataFrame(rows, schema={"symbol": pl.String, "timestamp": pl.Int64}, orient="row")
+    assert missing_ranges(missing).rows() == [
+        (4 * 60_000, 9 * 60_000, 2, "BTC/USDT", 10),
+        (2 * 60_000, 3 * 60_000, 1, "XRP/USDT", 1),
+    ]
