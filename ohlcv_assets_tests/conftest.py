@@ -22,12 +22,18 @@ pytest_plugins = [
 
 #: Files that use the one finished demo: they run in one process, so that the demo runs once.
 _OVER_THE_DEMO = ("integration/test_demo.py", "ui/test_ui.py")
+_LONGEST = (*_OVER_THE_DEMO, "faults/test_matrix.py", "faults/test_simulation.py", "integration/test_stream.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep each file's tests together when the suite runs in several processes.
+
+    At collection, for the processes read the groups before any hook that sees all items.
+    """
+    over_the_demo = item.path.as_posix().endswith(_OVER_THE_DEMO)
+    item.add_marker(pytest.mark.xdist_group("demo" if over_the_demo else item.path.name))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests together when the suite runs in several processes, and begin with the longest."""
-    for item in items:
-        over_the_demo = item.path.as_posix().endswith(_OVER_THE_DEMO)
-        item.add_marker(pytest.mark.xdist_group("demo" if over_the_demo else item.path.name))
-    items.sort(key=lambda item: not item.path.as_posix().endswith(_OVER_THE_DEMO))
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST))

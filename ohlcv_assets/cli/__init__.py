@@ -47,3 +47,7 @@ def main() -> None:
     except OhlcvError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        # A folder that may not be written, a disk that is full: the machine said no.
+        print(f"error: {error}\n  try: set OHLCV_HOME to a folder that you can write, with room", file=sys.stderr)
+        raise SystemExit(OhlcvError.exit_code) from error

@@ -5,6 +5,7 @@ Lives here: the commands' options and what they print last. Does not: what they 
 
 from __future__ import annotations
 
+import signal
 from datetime import date, datetime
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def demo(
     data: Path | None = typer.Option(
         None, help="Parquet file of recorded bars; without it both markets are generated."
     ),
-    market: str = typer.Option("futures", help="Market of the recorded file: spot or futures."),
+    market: str | None = typer.Option(
+        None, help="spot or futures: of the recorded file, or the only one to generate."
+    ),
     day: datetime = typer.Option(
         "2025-06-01", formats=["%Y-%m-%d"], help="The UTC day that goes through the platform."
     ),
@@ -59,7 +62,10 @@ def demo(
     from ohlcv_assets.platform.demo import Demo, DemoOptions
 
     _check_recording(data, day.date())
-    options = DemoOptions(day.date(), data, Market.parse(market), symbols, seed, speed)
+    chosen = Market.parse(market) if market else (Market.FUTURES if data else None)
+    options = DemoOptions(day.date(), data, chosen, symbols, seed, speed)
+    # Whoever ends us politely gets the same orderly end as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     console.print(f"[bold]ohlcv demo[/bold]: {day.date()}, {', '.join(options.markets)}", highlight=False)
     result = Demo(options, read_settings().home / _DEMO_HOME, console).run()
@@ -71,6 +77,9 @@ def demo(
     ):
         console.print(line, highlight=False, soft_wrap=True)
     if not result.matches:
+        for found in result.markets:
+            console.print(f"[red]{found.market}: {found.complete}[/red]", highlight=False, soft_wrap=True)
+        console.print("every missing minute is in missing.parquet under lake/.../qa/daily_qa", highlight=False)
         raise typer.Exit(1)
 
 

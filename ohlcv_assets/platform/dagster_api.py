@@ -18,6 +18,7 @@ from ohlcv_assets.errors import Refused
 _REPOSITORY = "__repository__"
 _TIMEOUT_S = 60
 _POLL_S = 0.5
+_LOOK = "read the logs beside the data: logs/webserver.log, logs/daemon.log"
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 _LAUNCH = """
@@ -72,13 +73,21 @@ class DagsterApi:
         Raises:
             Refused: the webserver answered with an error.
         """
-        answer = requests.post(
-            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=_TIMEOUT_S
-        ).json()
+        try:
+            answer = self._post(query, variables)
+        except (requests.RequestException, ValueError) as error:
+            raise Refused(f"Dagster's webserver does not answer: {type(error).__name__}", hint=_LOOK) from error
         if answer.get("errors"):
-            raise Refused(f"Dagster refused a query: {answer['errors'][0]['message']}")
+            # Behind an error of its storage Dagster sends the whole statement: the first line says what happened.
+            first_line = str(answer["errors"][0]["message"]).strip().splitlines()[0][:300]
+            raise Refused(f"Dagster refused a query: {first_line}", hint=_LOOK)
         data: dict[str, Any] = answer["data"]
         return data
+
+    def _post(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = {"query": query, "variables": variables}
+        answer: dict[str, Any] = requests.post(f"{self.url}/graphql", json=asked, timeout=_TIMEOUT_S).json()
+        return answer
 
     def ready(self) -> bool:
         """Whether the webserver answers and has loaded the code location.
@@ -87,8 +96,8 @@ class DagsterApi:
             Refused: the code location failed to load, with its error.
         """
         try:
-            entries = self.ask(_LOCATIONS)["workspaceOrError"]["locationEntries"]
-        except (requests.RequestException, ValueError):
+            entries = self._post(_LOCATIONS, {})["data"]["workspaceOrError"]["locationEntries"]
+        except (requests.RequestException, ValueError, TypeError, KeyError):
             return False
         for entry in entries:
             if entry["locationOrLoadError"] and entry["locationOrLoadError"]["__typename"] == "PythonError":
@@ -122,9 +131,7 @@ class DagsterApi:
         deadline_s, finished = time.monotonic() + timeout_s, dict[str, Run]()
         while len(finished) < len(run_ids):
             if time.monotonic() > deadline_s:
-                raise Refused(
-                    f"a run did not end within {timeout_s:.0f} s", hint=f"look at it in the UI, {self.url}/runs"
-                )
+                raise Refused(f"a run did not end within {timeout_s:.0f} s", hint="make ui, and open Runs")
             for run_id in (run_id for run_id in run_ids if run_id not in finished):
                 run = self.ask(_RUN, id=run_id)["runOrError"]
                 if run["status"] in _FINISHED:

@@ -32,6 +32,7 @@ from ohlcv_assets.platform.dagster_api import Run
 from ohlcv_assets.platform.demo_table import DemoResult, MarketResult
 from ohlcv_assets.platform.processes import free_port
 from ohlcv_assets.platform.servers import Platform
+from ohlcv_assets.platform.up import home_lock
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.local_postgres import LocalPostgres, bars_url
 from ohlcv_assets.timestamps import HOUR_MS, MINUTE_MS, Interval, iso
@@ -51,7 +52,7 @@ class DemoOptions:
     Attributes:
         day: the UTC day that goes through the platform.
         data: a recorded Parquet file of one market; None generates both markets.
-        market: the market of `data`.
+        market: the market of `data`; without a file, the only one that is shown; None shows both.
         symbols: how many symbols a market are generated.
         seed: of the generated bars.
         speed: exchange seconds per second.
@@ -59,7 +60,7 @@ class DemoOptions:
 
     day: date
     data: Path | None = None
-    market: Market = Market.FUTURES
+    market: Market | None = None
     symbols: int = 20
     seed: int = 7
     speed: float = 60.0
@@ -67,7 +68,7 @@ class DemoOptions:
     @property
     def markets(self) -> list[Market]:
         """The markets that the demo shows."""
-        return [self.market] if self.data else [Market.FUTURES, Market.SPOT]
+        return [self.market] if self.market else [Market.FUTURES, Market.SPOT]
 
     def replay_command(self, start_ms: int, port: int) -> list[str]:
         """The replay exchange's command line: its clock starts at `start_ms`, standing still at 1x."""
@@ -84,7 +85,7 @@ class DemoOptions:
             str(port),
         ]
         if self.data:
-            return [*command, "--data", str(self.data), "--market", self.market.value]
+            return [*command, "--data", str(self.data), "--market", str(self.markets[0])]
         generated = ["--generate", "--symbols", str(self.symbols), "--days", "2", "--seed", str(self.seed)]
         return [*command, *generated, "--first-day", self.day.isoformat()]
 
@@ -137,7 +138,7 @@ class Demo:
     def _alone(self) -> Iterator[None]:
         """No second demo in this folder, and nothing left of the last one."""
         self.home.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.home.with_suffix(".lock"))
+        lock = filelock.FileLock(home_lock(self.home))
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -248,8 +249,13 @@ def _wait_for_subscriptions(exchange_url: str, markets: int, timeout_s: float = 
 def _finish(
     platform: Platform, run_ids: dict[str, str], on_poll: Callable[[], None] = lambda: None
 ) -> dict[str, Run]:
-    """Wait for runs and insist on their success."""
-    finished = platform.api.wait(list(run_ids.values()), timeout_s=_RUN_S, on_poll=on_poll)
+    """Wait for runs and insist on their success; a server that ends meanwhile is said at once."""
+
+    def poll() -> None:
+        platform.check()
+        on_poll()
+
+    finished = platform.api.wait(list(run_ids.values()), timeout_s=_RUN_S, on_poll=poll)
     runs = dict(zip(run_ids, finished, strict=True))
     failed = [name for name, run in runs.items() if run.status != "SUCCESS"]
     if failed:
@@ -265,7 +271,8 @@ def _read_result(platform: Platform, market: Market, day: date, runs: dict[str, 
     seconds = {
         name.removeprefix(f"{market} "): run.taken_s for name, run in runs.items() if name.startswith(f"{market} ")
     }
-    return MarketResult(market, check, hour, platform.settings.download_delay_s, seconds)
+    complete = platform.api.last_check([region, market.value, "daily_qa"], "streamed_complete")["description"]
+    return MarketResult(market, check, hour, platform.settings.download_delay_s, seconds, str(complete))
 
 
 def _corrupt(settings: Settings, market: Market, day: date) -> tuple[str, int]:

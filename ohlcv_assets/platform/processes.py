@@ -31,6 +31,22 @@ def free_port() -> int:
     return port
 
 
+def require_free(port: int) -> None:
+    """Refuse a port that somebody listens on already.
+
+    Raises:
+        Refused: the port is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Refused(
+                f"port {port} is taken: {error.strerror}", hint="choose another, --port 0 for any free one"
+            ) from error
+
+
 class ServerProcess:
     """A server that we started: its own process group, its output in a log file.
 
@@ -45,7 +61,7 @@ class ServerProcess:
         log_folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.log = log_folder / f"{name}.log"
-        with self.log.open("ab") as output:
+        with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 list(command),
                 env=dict(environment),

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ohlcv_assets.errors import Refused
 from ohlcv_assets.platform.dagster_api import DagsterApi
-from ohlcv_assets.platform.processes import ServerProcess, free_port
+from ohlcv_assets.platform.processes import ServerProcess, free_port, require_free
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.local_postgres import LocalPostgres, bars_url, dagster_url
@@ -77,8 +78,9 @@ class Platform:
 
     def start_dagster(self, *, daemon: bool = True) -> None:
         """The code location, then the webserver and, unless told otherwise, the daemon beside it."""
-        self._prepare_home()
         self.ui_port = self.ui_port or free_port()
+        require_free(self.ui_port)
+        self._prepare_home()
         code_port = free_port()
         code = self._spawn("code-location", "api", "grpc", *_code_arguments(self, code_port))
         code.wait_until(lambda: _serves(code_port), timeout_s=_READY_S)
@@ -95,6 +97,17 @@ class Platform:
         server = ServerProcess(name, command, self._environment(), self.settings.home / "logs")
         self.servers.append(server)
         return server
+
+    def check(self) -> None:
+        """Refuse to go on when a server ended by itself; start PostgreSQL again when it died.
+
+        Raises:
+            Refused: names the server and shows the end of its log.
+        """
+        for server in self.servers:
+            if not server.alive:
+                raise Refused(f"{server.name} ended by itself:\n{server.log_tail()}", hint=f"read {server.log}")
+        LocalPostgres(self.settings.home).up()
 
     def stop(self) -> None:
         """Stop everything that was started, the last first; runs get the time to write what they hold."""

@@ -5,15 +5,21 @@ Lives here: what a person sees while the platform runs. Does not: how its server
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+import filelock
 from rich.console import Console
 
 from ohlcv_assets.errors import ExchangeUnavailable, Refused
+from ohlcv_assets.exchange.binance import open_exchange
 from ohlcv_assets.exchange.server_time import measure_clock
-from ohlcv_assets.instruments import Market, load_universe
+from ohlcv_assets.instruments import Market, Universe, load_universe
 from ohlcv_assets.platform.servers import Platform
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import iso
@@ -28,7 +34,10 @@ def run_until_stopped(settings: Settings, console: Console, *, ui_port: int) -> 
     """
     universe = load_universe(settings.universe, settings.universes)
     _greet_exchange(settings, console)
-    with Platform(settings.model_copy(update={"autostart": True}), ui_port) as platform:
+    for market in Market:
+        asyncio.run(_require_listed(settings, market, universe))
+    autostarted = settings.model_copy(update={"autostart": True})
+    with _alone(settings, "another `ohlcv up`"), Platform(autostarted, ui_port) as platform:
         platform.start_postgres()
         platform.start_dagster()
         console.print(f"universe {universe.version} {universe.content_hash[:19]}… in region {settings.region}")
@@ -46,11 +55,36 @@ def show_ui(settings: Settings, console: Console, *, ui_port: int) -> None:
     """
     if not (settings.home / "dagster").is_dir():
         raise Refused(f"there is no platform under {settings.home} yet", hint="make demo, or make up")
-    with Platform(settings, ui_port) as platform:
+    with _alone(settings, "the UI or a demo"), Platform(settings, ui_port) as platform:
         platform.start_postgres()
-        platform.start_dagster(daemon=False)
+        # With the daemon, so that what is launched in the UI runs; sensors and schedules stay off.
+        platform.start_dagster()
         console.print(f"[bold]UI: {platform.ui_url}[/bold]   Ctrl-C stops it", highlight=False)
         _wait(platform)
+
+
+@contextmanager
+def _alone(settings: Settings, whom: str) -> Iterator[None]:
+    """Nobody else starts servers over the same home meanwhile."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(home_lock(settings.home))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise Refused(f"{whom} is using {settings.home} already", hint="stop it first, or set OHLCV_HOME") from error
+    with lock:
+        yield
+
+
+def home_lock(home: Path) -> Path:
+    """The file that whoever runs servers over a home holds locked; beside it, for a demo removes the folder."""
+    return home.with_name(f"{home.name}.lock")
+
+
+async def _require_listed(settings: Settings, market: Market, universe: Universe) -> None:
+    """Refuse a universe with symbols that the exchange does not list, before anything is started."""
+    async with open_exchange(market, settings) as exchange:
+        exchange.listing.require(universe.symbols[market])
 
 
 def _greet_exchange(settings: Settings, console: Console) -> None:
@@ -76,6 +110,4 @@ def _wait(platform: Platform) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     while not stopped.wait(1.0):
-        for server in platform.servers:
-            if not server.alive:
-                raise Refused(f"{server.name} ended by itself:\n{server.log_tail()}", hint=f"read {server.log}")
+        platform.check()

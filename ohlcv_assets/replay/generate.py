@@ -19,12 +19,14 @@ from ohlcv_assets.bars import KEY, SCHEMA, VALUES
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, day_start_ms
 
-#: Base assets and a price to begin with, in USDT; further assets are named A021, A022 and so on.
+#: Base assets and a price to begin with, in USDT; further assets are named A028, A029 and so on.
 _ASSETS: tuple[tuple[str, float], ...] = (
     ("BTC", 105_000.0), ("ETH", 2_500.0), ("SOL", 155.0), ("XRP", 2.17), ("BNB", 655.0),
     ("DOGE", 0.19), ("ADA", 0.67), ("TRX", 0.27), ("SUI", 3.2), ("LINK", 13.8),
     ("AVAX", 20.4), ("XLM", 0.26), ("LTC", 87.0), ("DOT", 4.0), ("HBAR", 0.167),
     ("UNI", 6.2), ("AAVE", 246.0), ("NEAR", 2.4), ("FIL", 2.55), ("ALGO", 0.19),
+    ("APT", 4.8), ("ARB", 0.34), ("ATOM", 4.3), ("BCH", 405.0), ("ETC", 17.1),
+    ("INJ", 12.3), ("OP", 0.63),
 )  # fmt: skip
 _QUOTE = "USDT"
 _VOLATILITY = 6e-4  # standard deviation of a minute's return
