@@ -336,7 +336,7 @@ def exchange_faults(interval: Interval) -> list[dict[str, Any]]:
     def at(hours: int, minutes: int, seconds: int = 0) -> int:
         return interval.start_ms + (hours * 3600 + minutes * 60 + seconds) * 1000
 
-    resets = [(0, 12, 20), (0, 41, 58), (2, 5, 30), (3, 48, 2), (5, 10, 0)]
+    resets = [(0, 12, 20), (0, 20, 58), (2, 5, 30), (3, 48, 2), (5, 10, 0)]
     closes = [(1, 33, 59), (2, 51, 15), (4, 27, 40), (5, 50, 50)]
     outage = {"fault": "ws_refuse", "from": at(3, 20, 30), "until": at(3, 21, 45)}
     busy = {"fault": "rest_429", "from": at(4, 27, 30), "until": at(4, 33, 0), "endpoints": ["klines"], "retry_after_s": 30}  # fmt: skip
