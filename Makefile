@@ -22,7 +22,7 @@ ui: $(VENV)/ready     ## The UI over what the demo left
 	@$(BIN)/ohlcv ui
 
 test: lint            ## Formatting, lint, types, layers, then every test
-	@$(BIN)/python -m pytest -q -n 4 --dist loadgroup
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile
 
 faults: $(VENV)/ready ## The fault matrix over real servers, as one Markdown table
 	@$(BIN)/python -m ohlcv_assets_tests.faults

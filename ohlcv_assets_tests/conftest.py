@@ -20,18 +20,8 @@ pytest_plugins = [
     "ohlcv_assets_tests.fixtures.demo",
 ]
 
-#: Files that use the one finished demo: they run in one process, so that the demo runs once.
-_OVER_THE_DEMO = ("integration/test_demo.py", "ui/test_ui.py")
-_LONGEST = (*_OVER_THE_DEMO, "faults/test_matrix.py", "faults/test_simulation.py", "integration/test_stream.py")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep each file's tests together when the suite runs in several processes.
-
-    At collection, for the processes read the groups before any hook that sees all items.
-    """
-    over_the_demo = item.path.as_posix().endswith(_OVER_THE_DEMO)
-    item.add_marker(pytest.mark.xdist_group("demo" if over_the_demo else item.path.name))
+#: A file's tests stay together when the suite runs in several processes; these files take longest, and are begun first.
+_LONGEST = ("ui/test_ui.py", "faults/test_matrix.py", "faults/test_simulation.py", "integration/test_stream.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,17 +1,85 @@
-"""The UI in headless Chromium, over a demo that ran to its end. Skips, saying so, where there is no browser.
+"""The demo's promise, and the UI over what it left: one real day, equal on both sides, one planted error named and seen.
 
-With OHLCV_SCREENSHOTS=FOLDER the pages are saved there as they were seen: `docs/images` is made this way.
+Both are in one file, so that the demo runs once also when the suite runs in several processes. The UI is driven in headless
+Chromium; those tests skip, saying so, where there is no browser. With OHLCV_SCREENSHOTS=FOLDER the pages are saved there as
+they were seen: `docs/images` is made this way.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-pytestmark = pytest.mark.ui
+from ohlcv_assets.bars import KEY, VALUES
+from ohlcv_assets.instruments import Market, load_universe
+from ohlcv_assets.platform.demo import UNIVERSE, reopened_settings
+from ohlcv_assets.storage.database import Database
+from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.storage.local_postgres import LocalPostgres, bars_url
+from ohlcv_assets.timestamps import Interval
+from ohlcv_assets_tests.fixtures.demo import DAY, FinishedDemo
+
+_DAY = Interval.of_day(DAY)
+
+
+def _truth(demo: FinishedDemo, market: Market) -> pl.DataFrame:
+    inside = pl.col("timestamp").is_between(_DAY.start_ms, _DAY.end_ms, closed="left")
+    return demo.truth[market].filter(inside).select(*KEY, *VALUES).sort("symbol", "timestamp")
+
+
+def test_the_demo_ends_well_and_says_100_percent(finished_demo: FinishedDemo) -> None:
+    """It exits 0, and its table shows every bar of the day on both sides and none that differs."""
+    assert finished_demo.exit_code == 0, finished_demo.output
+    rows = {row[0].strip(): row[1:] for row in re.findall(r"│ (.*?) │\s+(\S[^│]*?) │", finished_demo.output)}
+    expected = f"{_truth(finished_demo, Market.FUTURES).height:,}"
+    for row in ("bars streamed into PostgreSQL", "bars fetched by REST into the lake", "bars matching"):
+        assert rows[row][0] == expected
+    assert rows["match"][0] == "100 %"
+    assert rows["bars differing"][0] == "0"
+    assert rows["bars missing, streamed / fetched"][0] == "0 / 0"
+
+
+def test_the_corrupted_bar_is_named(finished_demo: FinishedDemo) -> None:
+    """After one bar was changed behind the platform's back, the check is red and names exactly that bar."""
+    assert "T12:34Z: the check is red and names exactly this bar" in finished_demo.output
+
+
+def test_the_live_hour_came_by_websocket(finished_demo: FinishedDemo) -> None:
+    """The hour that is streamed live is streamed: bars came as closed events, however busy the machine is."""
+    live = int(re.search(r"by WebSocket │\s+([\d,]+)", finished_demo.output)[1].replace(",", ""))
+    assert live > 0.1 * _truth(finished_demo, Market.FUTURES)["symbol"].n_unique() * 60
+
+
+@pytest.mark.parametrize("market", list(Market), ids=str)
+def test_every_stored_value_is_the_exchanges_bit_for_bit(finished_demo: FinishedDemo, market: Market) -> None:
+    """Both stores hold every bar of the source, with the same doubles; the one corrupted bar aside."""
+    if finished_demo.recorded and market is Market.SPOT:
+        pytest.skip("the recorded day is of the futures market")
+    settings = reopened_settings(finished_demo.home)
+    truth = _truth(finished_demo, market)
+    daily = Lake(settings.lake_url).read_day(
+        Signature.daily(market, load_universe(UNIVERSE, settings.universes)), DAY
+    )
+    assert daily.select(*KEY, *VALUES).equals(truth)
+    running = LocalPostgres(finished_demo.home).status().running
+    with Database(bars_url(settings)) as database:
+        streamed = database.read(market, _DAY).select(*KEY, *VALUES)
+    if not running:
+        LocalPostgres(finished_demo.home).down()
+    same = streamed.join(truth, on=[*KEY, *VALUES], how="inner").height
+    assert streamed.height == truth.height
+    assert same == truth.height - (1 if market is finished_demo.market else 0)
+
+
+def test_the_demo_leaves_no_server_behind(finished_demo: FinishedDemo) -> None:
+    """What it started has ended with it."""
+    assert not finished_demo.left_running
+
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -55,6 +123,7 @@ def visit(demo_ui: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vi
         assert foreign == [], "the UI asked somebody else than us"
 
 
+@pytest.mark.ui
 def test_the_asset_graph_shows_the_way_of_the_data(visit: Visit) -> None:
     """Three assets a market; what is streamed and what is fetched both lead to the QA, whose red check shows."""
     page = visit("graph", "/locations/ohlcv_stockholm/asset-groups/futures/lineage")
@@ -64,6 +133,7 @@ def test_the_asset_graph_shows_the_way_of_the_data(visit: Visit) -> None:
     visit.picture("asset_graph")
 
 
+@pytest.mark.ui
 def test_the_partition_page_has_24_green_hours(visit: Visit) -> None:
     """Every hour of the day is materialized, and none is missing or failed."""
     page = visit("partitions", "/assets/stockholm/futures/streamed_bars?view=partitions")
@@ -75,6 +145,7 @@ def test_the_partition_page_has_24_green_hours(visit: Visit) -> None:
     visit.picture("partitions")
 
 
+@pytest.mark.ui
 def test_the_check_page_shows_the_numbers_and_the_differing_bar(visit: Visit) -> None:
     """A person opening the red check sees the day, the counts, and the bar with both values."""
     page = visit("check", "/assets/stockholm/futures/daily_qa?view=checks&checkDetail=streamed_equals_fetched")
@@ -84,6 +155,7 @@ def test_the_check_page_shows_the_numbers_and_the_differing_bar(visit: Visit) ->
     visit.picture("check_red")
 
 
+@pytest.mark.ui
 def test_a_green_check_says_so(visit: Visit) -> None:
     """Completeness of what was streamed is green, with the counts that prove it."""
     page = visit("green", "/assets/stockholm/futures/daily_qa?view=checks&checkDetail=streamed_complete")
@@ -92,6 +164,7 @@ def test_a_green_check_says_so(visit: Visit) -> None:
     visit.picture("check_green")
 
 
+@pytest.mark.ui
 def test_the_asset_page_shows_rows_and_file(visit: Visit) -> None:
     """The daily file's page shows its rows, its place and its content hash."""
     page = visit("daily", "/assets/stockholm/futures/daily_bars?view=overview")
