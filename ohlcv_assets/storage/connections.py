@@ -89,8 +89,9 @@ def _meaning(error: psycopg.Error | adbc_driver_manager.Error) -> OhlcvError:
     if state in {"42P01", "42883"}:
         return Refused(f"the database has not our tables: {said}", hint="ohlcv db migrate")
     lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | adbc_driver_manager.OperationalError)
-    # 25006: a write reached a standby, which a failover turns into the primary; XX000: two changed one catalogue row.
-    passing = lost or state[:2] in {"08", "40", "53", "55", "57", "58"} or state in {"25006", "XX000"}
+    # 25006: a write reached a standby, which a failover turns into the primary; XX000: two changed one catalogue row;
+    # 42P07: two made the partition of a new day at once, and the second did not see the first one's yet.
+    passing = lost or state[:2] in {"08", "40", "53", "55", "57", "58"} or state in {"25006", "XX000", "42P07"}
     if passing and not (not state and any(words in said for words in _FINAL_WORDS)):
         return DatabaseUnavailable(f"PostgreSQL is not available: {said}", hint=_HINT)
     return Refused(f"PostgreSQL refused: {said}", hint="see OHLCV_DATABASE_URL and the rights of its user")

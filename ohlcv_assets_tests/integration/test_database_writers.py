@@ -84,6 +84,19 @@ def test_overlapping_writers_store_each_bar_once(database_url: str) -> None:
     assert sum(result.revised for result in results) == 0
 
 
+def test_the_first_writers_of_a_day_do_not_harm_each_other(database_url: str) -> None:
+    """Both markets' first bars of a new day, at the same moment, go in: nobody fails over the other's partition."""
+
+    def writer() -> int:
+        with Database(database_url, patience_s=10) as database:
+            return sum(
+                database.record(minutes_of_all(1440 * day, 1), channel=Channel.REST, run_id="run").inserted
+                for day in range(3, 28)
+            )
+
+    assert sum(map(int, all_at_once(*[writer] * 4))) == 25 * len(SYMBOLS)  # type: ignore[call-overload]
+
+
 def test_writers_that_disagree_make_an_honest_history(database_url: str) -> None:
     """However captures of two values interleave, no revision repeats the value that was known just before it."""
 

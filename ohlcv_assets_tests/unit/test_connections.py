@@ -53,6 +53,7 @@ def test_unreadable_address_is_a_bad_setting_that_keeps_its_secret() -> None:
         (psycopg.errors.DiskFull("could not extend file"), DatabaseUnavailable),
         (psycopg.errors.TooManyConnections("too many clients"), DatabaseUnavailable),
         (psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT"), DatabaseUnavailable),
+        (psycopg.errors.DuplicateTable("relation already exists"), DatabaseUnavailable),
         (psycopg.errors.CheckViolation("violates check constraint"), InvalidBars),
         (psycopg.errors.UndefinedTable("relation does not exist"), Refused),
         (psycopg.errors.InsufficientPrivilege("permission denied"), Refused),
