@@ -51,7 +51,7 @@ def test_the_corrupted_bar_is_named(finished_demo: FinishedDemo) -> None:
 
 def test_the_live_hour_came_by_websocket(finished_demo: FinishedDemo) -> None:
     """The hour that is streamed live is streamed: bars came as closed events, however busy the machine is."""
-    live = int(re.search(r"by WebSocket │\s+([\d,]+)", finished_demo.output)[1].replace(",", ""))
+    live = int(re.search(r"by WebSocket\s*│\s+([\d,]+)", finished_demo.output)[1].replace(",", ""))
     assert live > 0.1 * _truth(finished_demo, Market.FUTURES)["symbol"].n_unique() * 60
 
 
