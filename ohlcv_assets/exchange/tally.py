@@ -22,11 +22,14 @@ class _Awaited:
     """A bar that is not there: how often the exchange answered without it, and when to ask again."""
 
     answers: int = 0
+    answered_ms: float = -math.inf
     ask_again_ms: float = 0.0
     pause_s: float = 1.0
 
 
 _LONGEST_PAUSE_S = 15.0
+#: Two answers in the same moment are one witness: an exchange that stumbles, stumbles for some seconds.
+WITNESSES_APART_S = 30.0
 
 
 @dataclass
@@ -150,7 +153,8 @@ class Tally:
         """These were asked for and are still not there: `answered` if the exchange gave a healthy answer without them."""
         for symbol, minute in keys:
             if state := self._open.get(minute, {}).get(symbol):
-                state.answers += answered
+                if answered and now_ms - state.answered_ms >= WITNESSES_APART_S * 1000:
+                    state.answers, state.answered_ms = state.answers + 1, now_ms
                 state.ask_again_ms = now_ms + state.pause_s * 1000
                 state.pause_s = min(2 * state.pause_s, _LONGEST_PAUSE_S)
 

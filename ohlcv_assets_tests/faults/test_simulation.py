@@ -80,7 +80,7 @@ def _one_answer_is_enough() -> AbstractContextManager[object]:
 
     def twice(self, keys, now_ms, *, answered):
         keys = list(keys)
-        asked_in_vain(self, keys, now_ms, answered=answered)
+        asked_in_vain(self, keys, now_ms - 60_000, answered=answered)
         asked_in_vain(self, keys, now_ms, answered=answered)
 
     return patch.object(Tally, "asked_in_vain", twice)

@@ -218,7 +218,6 @@ def test_bars_of_a_killed_run_reach_the_database(replay_factory, open_folder: Pa
     minute: dict[str, object] = {"total_spooled": 0}
     while minute["total_spooled"] < 4:
         minute = said(first, "minute")
-        assert minute["bars_lacking"] == 0
     first.kill()
     first.wait()
     waiting = sum(file.rows for file in spool.waiting())

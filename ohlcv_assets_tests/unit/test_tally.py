@@ -62,10 +62,20 @@ def test_a_bar_asked_for_in_vain_is_asked_for_again_ever_more_rarely():
 def test_only_two_healthy_answers_make_a_bar_absent(answers, agreed):
     """An error is no evidence of absence, and one answer is not enough."""
     tally = Tally(FIVE, {BTC: 0})
-    for answered in answers:
-        tally.asked_in_vain([(BTC, minute(0))], minute(3), answered=answered)
+    for number, answered in enumerate(answers):
+        tally.asked_in_vain([(BTC, minute(0))], minute(3 + number), answered=answered)
     assert len(tally.agreed_absent([(BTC, minute(0))], minute(2))) == agreed
     assert tally.agreed_absent([(BTC, minute(0))], minute(0) + 59_999) == []
+
+
+def test_two_answers_of_the_same_moment_are_one_witness():
+    """Healthy answers within half a minute count once, however many there are."""
+    tally = Tally(FIVE, {BTC: 0})
+    for second in range(30):
+        tally.asked_in_vain([(BTC, minute(0))], minute(3) + second * 1000, answered=True)
+    assert tally.agreed_absent([(BTC, minute(0))], minute(2)) == []
+    tally.asked_in_vain([(BTC, minute(0))], minute(3) + 30_000, answered=True)
+    assert tally.agreed_absent([(BTC, minute(0))], minute(2)) == [(BTC, minute(0))]
 
 
 def test_a_bar_named_missing_that_comes_after_all_is_taken():
