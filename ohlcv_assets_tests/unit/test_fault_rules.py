@@ -277,7 +277,7 @@ def test_earlier_and_corrected_values_are_bars_of_their_own(minute: int, missing
 
 def test_closing_events_are_planned_the_same_for_the_same_seed() -> None:
     """Late closings follow their distribution, the tail and the share that never comes included, and can be repeated."""
-    late = {"fault": "late_close", "median_s": 2.0, "tail_s": 30.0, "never": 0.02}
+    late = {"fault": "late_close", "median_s": 2.0, "tail_s": 30.0, "never": 0.02, "from": START_MS}
     script, again = (FaultScript(7, parse_rules([late])) for _ in range(2))
     for each in (script, again):
         ReplayExchange(TRUTH, start_ms=START_MS, script=each)
