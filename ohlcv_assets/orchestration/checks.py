@@ -70,7 +70,7 @@ def _difference(row: Mapping[str, Any]) -> str:
     bar = f"{row['symbol']} {iso(row['timestamp'])}"
     if row["column"] is None:
         return f"{bar}: {row['kind']}"
-    return f"{bar}: {row['column']} streamed {row['left']:g}, fetched {row['right']:g}"
+    return f"{bar}: {row['column']} streamed {row['left']!r}, fetched {row['right']!r}"
 
 
 def _coverage(side: Callable[[Verdict], Coverage]) -> Callable[[Verdict], Outcome]:

@@ -98,7 +98,7 @@ def visit(demo_ui: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vi
     pictures = Path(os.environ.get("OHLCV_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=_QUIET)
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
         foreign: list[str] = []
         page.on(
             "request",
