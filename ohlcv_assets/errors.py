@@ -8,7 +8,8 @@
     │   ├── IncompletePage            an answer that is not a whole page is never evidence of absence
     │   ├── ClockUncertain            the exchange's clock is not known to within a second
     │   ├── DatabaseUnavailable
-    │   └── LakeUnavailable
+    │   ├── LakeUnavailable
+    │   └── WebhookUnavailable
     └── PermanentError                asking again gives the same answer
         ├── UsageError                what was asked cannot be meant                       exit 2
         │   ├── NaiveTime · ReversedInterval · UnknownMarket · UnknownSymbol · BadSetting
@@ -84,6 +85,10 @@ class DatabaseUnavailable(TransientError):
 
 class LakeUnavailable(TransientError):
     """The object store or folder of the lake does not answer."""
+
+
+class WebhookUnavailable(TransientError):
+    """The address that alerts are posted to does not take them now."""
 
 
 class PermanentError(OhlcvError):

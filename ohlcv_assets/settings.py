@@ -55,11 +55,18 @@ def _postgres_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _http_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("https://", "http://")):
+        raise ValueError("must begin with https://")
+    return url
+
+
 # The daemon, the webserver and the runs have different working directories: a relative folder would be several.
 _Folder = Annotated[Path, AfterValidator(_absolute)]
 _Place = Annotated[str, AfterValidator(_place)]
 _Day = Annotated[str, AfterValidator(_day)]
 _PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+_HttpUrl = Annotated[SecretStr, AfterValidator(_http_url)]
 
 
 class Settings(BaseSettings):
@@ -142,6 +149,31 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="Port of 127.0.0.1 where a streaming process tells its numbers to Prometheus; unset: none, 0: a free one.",
+    )
+    ui_url: str = Field(
+        "http://127.0.0.1:3000",
+        pattern=r"^https?://[^\s]+$",
+        description="Where people open the UI; alerts link to its pages.",
+    )
+    alert_webhook_url: _HttpUrl | None = Field(
+        None,
+        description="Where failed checks and runs are told, as JSON that Slack understands; unset: nowhere.",
+    )
+    alert_email_from: str | None = Field(
+        None,
+        pattern=r"^[^@\s]+@[^@\s]+$",
+        description="Sender, and user of the mail server, of a mail for each failed run; unset: no mail.",
+    )
+    alert_email_to: str | None = Field(
+        None,
+        pattern=r"^[^@\s,]+@[^@\s,]+(,\s*[^@\s,]+@[^@\s,]+)*$",
+        description="Who gets these mails, separated by commas.",
+    )
+    alert_email_password: SecretStr | None = Field(None, description="Password of the sender at the mail server.")
+    alert_smtp_host: str | None = Field(
+        None,
+        pattern=r"^[^\s:/]+(:[0-9]{1,5})?$",
+        description="Mail server, host or host:port: TLS from the start at port 465 (the default), STARTTLS at others.",
     )
 
     @property

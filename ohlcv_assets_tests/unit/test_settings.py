@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from ohlcv_assets.errors import BadSetting
 from ohlcv_assets.settings import Settings, read_settings, settings
@@ -64,6 +65,12 @@ def test_every_setting_can_be_set(monkeypatch, tmp_path):
         "weight_share": 0.5,
         "spool_limit_mib": 64,
         "metrics_port": 9464,
+        "ui_url": "https://dagster.example/ohlcv",
+        "alert_webhook_url": "https://hooks.example/services/T0/B0/x",
+        "alert_email_from": "ohlcv@example.com",
+        "alert_email_to": "a@example.com, b@example.com",
+        "alert_email_password": "pw",
+        "alert_smtp_host": "smtp.example.com:587",
     }
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():
@@ -71,7 +78,7 @@ def test_every_setting_can_be_set(monkeypatch, tmp_path):
     read = read_settings()
     for name, value in values.items():
         found = getattr(read, name)
-        assert (found.get_secret_value() if name == "database_url" else found) == value, name
+        assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value, name
 
 
 BAD = [
@@ -103,6 +110,11 @@ BAD = [
     ("OHLCV_WEIGHT_SHARE", "0"),
     ("OHLCV_WEIGHT_SHARE", "1.01"),
     ("OHLCV_WEIGHT_SHARE", "nan"),
+    ("OHLCV_UI_URL", "127.0.0.1:3000"),
+    ("OHLCV_ALERT_WEBHOOK_URL", f"ftp://hooks.example/{_SECRET}"),
+    ("OHLCV_ALERT_EMAIL_FROM", "somebody"),
+    ("OHLCV_ALERT_EMAIL_TO", "a@example.com b@example.com"),
+    ("OHLCV_ALERT_SMTP_HOST", "smtp://mail.example"),
 ]
 
 
@@ -137,6 +149,20 @@ def test_a_secret_is_never_shown(monkeypatch, url):
         shown = f"{read!r} {read} {read.model_dump()} {read.model_dump_json()}"
         assert read.database_url is not None
         assert read.database_url.get_secret_value() == url
+    assert _SECRET not in shown
+
+
+@pytest.mark.parametrize("url", [f"ftp://hooks.example/{_SECRET}", f"https://hooks.example/services/{_SECRET}"])
+def test_a_webhook_is_a_secret(monkeypatch, url):
+    """Whoever knows the address may post there: it is shown no more than a password, usable or not."""
+    monkeypatch.setenv("OHLCV_ALERT_WEBHOOK_URL", url)
+    try:
+        read = read_settings()
+    except BadSetting as error:
+        shown = "".join(traceback.format_exception(error))
+    else:
+        shown = f"{read!r} {read} {read.model_dump()} {read.model_dump_json()}"
+        assert read.environment()["OHLCV_ALERT_WEBHOOK_URL"] == url
     assert _SECRET not in shown
 
 
