@@ -162,8 +162,8 @@ INVARIANTS: tuple[Invariant, ...] = (
         "in_milliseconds", "timestamp lies between 2010 and 2100", pl.col("timestamp").is_between(_EARLIEST_MS, _LATEST_MS)
     ),
     Invariant("prices_positive", "every price is finite and above zero", pl.all_horizontal(pl.col(*_PRICES).is_finite() & (pl.col(*_PRICES) > 0))),
-    Invariant("high_is_highest", "high is no lower than open, low and close", pl.col("high") >= pl.max_horizontal("open", "low", "close")),
-    Invariant("low_is_lowest", "low is no higher than open, high and close", pl.col("low") <= pl.min_horizontal("open", "high", "close")),
+    Invariant("high_is_highest", "high is no lower than open, low and close", pl.all_horizontal((pl.col("high") >= pl.col("open", "low", "close")) | pl.col("open", "low", "close").is_nan())),
+    Invariant("low_is_lowest", "low is no higher than open, high and close", pl.all_horizontal(pl.col("low") <= pl.col("open", "high", "close"))),
     Invariant("amounts_not_negative", "every volume is finite and not negative", pl.all_horizontal(pl.col(*_AMOUNTS).is_finite() & (pl.col(*_AMOUNTS) >= 0))),
     Invariant("trade_count_not_negative", "trade_count is not negative", pl.col("trade_count") >= 0),
     Invariant("no_trade_no_volume", "a minute without a trade has no volume", (pl.col("trade_count") > 0) | ((pl.col("volume") == 0) & (pl.col("quote_volume") == 0))),
