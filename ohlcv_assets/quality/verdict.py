@@ -37,6 +37,10 @@ class Verdict:
     fetched_coverage: Coverage
     streamed_soundness: Soundness
     fetched_soundness: Soundness
+    #: The bars themselves, as they were compared (the bar's columns; the streamed side also has `channel`).
+    streamed: pl.DataFrame
+    fetched: pl.DataFrame
+    symbols: tuple[str, ...]
 
     def summary(self) -> dict[str, str | int | float]:
         """The counts under the names that metadata and reports use."""
@@ -85,6 +89,9 @@ def compare(
         fetched_coverage=coverage(fetched, symbols, interval),
         streamed_soundness=soundness(streamed),
         fetched_soundness=soundness(fetched),
+        streamed=streamed,
+        fetched=fetched,
+        symbols=tuple(symbols),
     )
 
 
