@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     )
     sensor_interval_s: int = Field(30, ge=1, description="Seconds between two ticks of the sensors.")
     weight_share: float = Field(
-        0.95,
+        0.98,
         gt=0,
         le=1,
         description="Share of the exchange's request weight a minute that this host may use.",

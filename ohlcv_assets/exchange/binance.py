@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ohlcv_assets.clock import ExchangeClock, SystemClock, utc_now
 from ohlcv_assets.errors import IncompletePage, OhlcvError, RateLimited, Refused, UsageError, meaning_of
-from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE, WeightBudget, shared_folder
+from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE, Lane, WeightBudget, shared_folder
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently
 from ohlcv_assets.exchange.server_time import BASE_URLS, CLOCK_WEIGHT, STOP_STATUSES, measure_clock
@@ -102,7 +102,7 @@ class Exchange:
                     raise IncompletePage(f"the exchange lists nothing on {self.market}")
                 self.listing = listing
 
-    async def klines(self, symbol: Symbol, interval: Interval) -> Answer:
+    async def klines(self, symbol: Symbol, interval: Interval, lane: Lane = Lane.BULK) -> Answer:
         """One request for the klines of the minutes that begin in `interval`, as the exchange answers it.
 
         Waits for the budget; asks once. The answer is not checked (klines.page_of does), and holds the unfinished bar
@@ -111,13 +111,14 @@ class Exchange:
         Args:
             symbol: a listed symbol.
             interval: at most `PAGE_MINUTES` of this market.
+            lane: realtime repairs go before bulk work.
 
         Raises:
             TransientError: of the kind that happened.
             PermanentError: the exchange refuses the question.
         """
         limit = len(interval.minutes)
-        await self._spend(klines_weight(self.market, limit))
+        weight = klines_weight(self.market, limit)
         question = {
             "symbol": self.listing[symbol].exchange_id,
             "interval": "1m",
@@ -126,8 +127,10 @@ class Exchange:
             "endTime": interval.end_ms - 1,
             "limit": limit,
         }
-        with our_errors(self.clock):
-            value = await getattr(self.client, _KLINES_METHODS[self.market])(question)
+        async with self.budget.spending(weight, lane):
+            self._count(weight)
+            with our_errors(self.clock):
+                value = await getattr(self.client, _KLINES_METHODS[self.market])(question)
         return Answer(value, utc_now())
 
     def finished_until_ms(self) -> int:
@@ -140,6 +143,9 @@ class Exchange:
 
     async def _spend(self, weight: int) -> None:
         await self.budget.spend(weight)
+        self._count(weight)
+
+    def _count(self, weight: int) -> None:
         self.usage.requests += 1
         self.usage.weight += weight
 

@@ -8,14 +8,16 @@ storing. Klines come in from the exchange; a frame of `CAPTURED_SCHEMA` goes out
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA
+from ohlcv_assets.errors import UnknownSymbol
 from ohlcv_assets.exchange import klines
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
+from ohlcv_assets.exchange.budget import Lane
 from ohlcv_assets.exchange.retrying import ATTEMPTS, patiently
 from ohlcv_assets.instruments import Symbol
 from ohlcv_assets.logs import get_logger
@@ -39,10 +41,13 @@ class Fetched:
     Attributes:
         bars: `CAPTURED_SCHEMA`, sorted by (symbol, timestamp), each bar once.
         missing: (symbol, timestamp) of finished minutes that two answers agree not to have, sorted.
-        not_listed: (symbol, timestamp) of minutes before the symbol's listing; they are not asked for.
+        not_listed: (symbol, timestamp) of minutes in which the symbol was not listed. Those before its listing are not
+            asked for; those after its delisting are, and are here when there is no bar.
         until_ms: the end of what was asked for: minutes from here on were not finished, and are in no frame.
         requests: questions to the exchange.
         weight: the request weight they cost.
+        refused: symbols that the exchange lists no more and has no bars of, with its own words: the proof of why their
+            minutes are missing.
     """
 
     bars: pl.DataFrame
@@ -51,15 +56,17 @@ class Fetched:
     until_ms: int
     requests: int
     weight: int
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One page's worth of one symbol, settled: its bars, and the minutes that two answers lacked."""
+    """One page's worth of one symbol, settled: its bars, the minutes that two answers lacked, and a refusal's words."""
 
     symbol: Symbol
     bars: pl.DataFrame
     lacking: list[int]
+    refusal: str | None = None
 
 
 async def fetch_bars(
@@ -75,6 +82,9 @@ async def fetch_bars(
     A minute that is not finished yet by the exchange's clock is not asked for: an interval that reaches beyond now is
     fetched up to the last full minute (`Fetched.until_ms`), and the rest of it is not called missing.
 
+    A symbol that the exchange lists no more is asked for as well when the exchange's listing knows it from a universe
+    (`Listing.knowing`): the exchange has bars of the delisted for a long time.
+
     Args:
         exchange: the opened market.
         symbols: unified symbols, all of this market.
@@ -83,7 +93,7 @@ async def fetch_bars(
         on_progress: told (minutes settled, minutes asked for) after each page.
 
     Raises:
-        UnknownSymbol: one of them is not listed.
+        UnknownSymbol: one of them is not listed, and no universe knows it.
         TransientError: the exchange did not give a whole answer, however often it was asked.
     """
     listed = exchange.listing.require(symbols)
@@ -91,22 +101,28 @@ async def fetch_bars(
     until_ms = min(interval.end_ms, exchange.finished_until_ms())
     pieces, not_listed = _plan(exchange, listed, interval, until_ms)
     settled = await _fetch_all(exchange, pieces, concurrency, on_progress)
+    lacking = {True: list[tuple[str, int]](), False: not_listed}
+    for piece in settled:
+        for minute in piece.lacking:
+            lacking[exchange.listing[piece.symbol].was_listed(minute)].append((piece.symbol, minute))
     return Fetched(
         bars=_bars(settled),
-        missing=minutes_frame((piece.symbol, minute) for piece in settled for minute in piece.lacking),
-        not_listed=minutes_frame(not_listed),
+        missing=minutes_frame(lacking[True]),
+        not_listed=minutes_frame(lacking[False]),
         until_ms=until_ms,
         requests=exchange.usage.requests - requests,
         weight=exchange.usage.weight - weight,
+        refused={piece.symbol: piece.refusal for piece in settled if piece.refusal is not None},
     )
 
 
 async def fetch_page(
-    exchange: Exchange, symbol: Symbol, piece: Interval, *, attempts: int = ATTEMPTS
+    exchange: Exchange, symbol: Symbol, piece: Interval, *, attempts: int = ATTEMPTS, lane: Lane = Lane.BULK
 ) -> pl.DataFrame:
     """The finished bars of one page's interval as one healthy answer has them; some may be lacking.
 
-    Bars whose minute was not over for sure when the question was asked are not in it.
+    Bars whose minute was not over for sure when the question was asked are not in it. `lane` says whether it is a
+    realtime repair, which goes before bulk work.
 
     Raises:
         TransientError: no healthy answer after so many attempts.
@@ -114,7 +130,7 @@ async def fetch_page(
     async for attempt in patiently(exchange.clock, attempts=attempts):
         with attempt:
             finished_ms = exchange.finished_until_ms()
-            answer = await exchange.klines(symbol, piece)
+            answer = await exchange.klines(symbol, piece, lane)
             frame = klines.page_of(exchange.market, symbol, piece, answer.value, answer.received)
             return frame if piece.end_ms <= finished_ms else frame.filter(pl.col("timestamp") < finished_ms)
     raise AssertionError("stamina either returns or raises")
@@ -197,7 +213,16 @@ async def _fetch_all(
 
 async def _settle(exchange: Exchange, symbol: Symbol, page: Interval) -> Piece:
     """Ask for a page, and again for what it lacks, until nothing is lacking or two answers agree on what is."""
-    frames = [await fetch_page(exchange, symbol, page)]
+    try:
+        frames = [await fetch_page(exchange, symbol, page)]
+    except UnknownSymbol as refusal:
+        if not exchange.listing[symbol].gone:
+            raise
+        # It is not in the listing and its past is refused: two witnesses. The others' bars must not be lost for it.
+        _log.warning(
+            "the exchange has no bars of a symbol that it lists no more", symbol=symbol, refusal=refusal.message
+        )
+        return Piece(symbol, pl.DataFrame(schema=CAPTURED_SCHEMA), list(page.minutes), refusal.message)
     lacking = sorted(set(page.minutes) - set(frames[0]["timestamp"].to_list()))
     while lacking:
         await exchange.clock.sleep(_RECHECK_AFTER_S)

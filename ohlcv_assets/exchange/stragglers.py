@@ -15,12 +15,13 @@ import polars as pl
 
 from ohlcv_assets.errors import OhlcvError
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
+from ohlcv_assets.exchange.budget import Lane
 from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, pages_of
 from ohlcv_assets.exchange.stream_writer import Writer
 from ohlcv_assets.exchange.tally import Key, Tally
 from ohlcv_assets.instruments import Symbol
 from ohlcv_assets.logs import get_logger
-from ohlcv_assets.timestamps import MINUTE_MS, Interval, iso, runs_of_minutes
+from ohlcv_assets.timestamps import HOUR_MS, MINUTE_MS, Interval, iso, runs_of_minutes
 
 #: A bar may come so many exchange seconds late and still be taken: only then can two answers call it missing.
 #: (Binance's own streams are up to half a minute late, its REST lags behind them.)
@@ -121,7 +122,9 @@ class Stragglers:
                 # What arrived while this page waited for its turn need not be asked for.
                 if not any(self._tally.awaits(key) for key in wanted):
                     return
-                bars = await fetch_page(self._exchange, symbol, page, attempts=_ATTEMPTS)
+                # An hour long past is completed when there is room; what the stream has just missed goes first.
+                lane = Lane.REALTIME if page.end_ms > self._started_ms - HOUR_MS else Lane.BULK
+                bars = await fetch_page(self._exchange, symbol, page, attempts=_ATTEMPTS, lane=lane)
         except OhlcvError as error:
             self._failed(wanted, error)
             return

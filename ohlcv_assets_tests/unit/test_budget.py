@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,8 @@ import pytest
 
 from ohlcv_assets.clock import ExchangeClock
 from ohlcv_assets.errors import BadSetting
-from ohlcv_assets.exchange.budget import WeightBudget, shared_folder
+from ohlcv_assets.exchange.budget import Lane, WeightBudget, shared_folder
+from ohlcv_assets.replay.weights import WeightPool
 from ohlcv_assets.timestamps import MINUTE_MS, floor_to
 
 START_MS = 1_748_736_000_000
@@ -113,3 +115,76 @@ def test_the_shared_folder_is_this_users_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert shared_folder() == shared_folder()
     assert shared_folder().stat().st_mode & 0o777 == 0o700
+
+
+def at_second(second: float) -> ExchangeClock:
+    """A clock at its real speed that shows so many seconds into a minute."""
+    return clock(speed=1.0, at_ms=START_MS + round(second * 1000))
+
+
+@pytest.mark.parametrize(("second", "bulk_may_use"), [(10, 80), (40, 98)])
+def test_bulk_work_leaves_a_reserve_that_realtime_repairs_may_spend(tmp_path, second, bulk_may_use):
+    """A fifth in the half minute in which the stream's gaps are repaired, a fiftieth afterwards."""
+    mine = budget(tmp_path, 100, at=at_second(second))
+    assert sum(mine._take(1, Lane.BULK) == 0 for _ in range(120)) == bulk_may_use
+    assert sum(mine._take(1, Lane.REALTIME) == 0 for _ in range(120)) == 100 - bulk_may_use
+
+
+def test_bulk_work_that_finds_the_early_reserve_goes_on_at_the_half_minute(tmp_path):
+    """It waits until more of this minute is free, and for the next minute only when all of it is spent."""
+    mine = budget(tmp_path, 100, at=at_second(10))
+    mine._take(80, Lane.BULK)
+    assert mine._take(2, Lane.BULK) == pytest.approx(20, abs=5)
+    assert mine._take(20, Lane.BULK) == pytest.approx(50, abs=5)
+
+
+async def test_while_a_realtime_request_waits_other_processes_keep_its_weight_back(tmp_path):
+    """When the minute turns, the repair finds its room: bulk work of another process did not take it."""
+    at = clock(speed=1.0, at_ms=START_MS + 50_000)
+    stream = budget(tmp_path, 100, at=at)
+    assert stream._take(100) == 0
+    repair = asyncio.create_task(stream.spend(60))
+    await asyncio.sleep(0)
+    turned = budget(tmp_path, 100, at=ExchangeClock(START_MS + MINUTE_MS + 5_000, time.monotonic(), 1.0))
+    assert sum(turned._take(1, Lane.BULK) == 0 for _ in range(100)) == 40
+    repair.cancel()
+
+
+def test_the_claim_of_a_process_that_died_ends_by_itself(tmp_path):
+    """Nobody keeps weight back for a process that does not wait any more."""
+    mine = budget(tmp_path, 100, at=at_second(40))
+    mine._take(1)
+    content = json.loads(mine.path.read_text())
+    mine.path.write_text(json.dumps(content | {"claims": {"dead": [90, time.time() - 1]}}))
+    assert mine._take(90, Lane.BULK) == 0
+
+
+async def test_a_request_under_way_at_the_full_minute_counts_in_both(tmp_path):
+    """It was sent before, and nobody knows when it will arrive: the next minute's count has it as well."""
+    at = clock(speed=60.0, at_ms=START_MS + 30_000)
+    mine = budget(tmp_path, 100, at=at)
+    async with mine.spending(7, Lane.BULK):
+        await at.sleep(50)
+        mine._take(1)
+    assert mine.used_now() == 8
+    mine._take(1)
+    assert mine.used_now() == 9
+
+
+async def test_the_exchanges_own_counter_never_passes_the_limit_however_long_requests_take(tmp_path):
+    """Two processes, sixteen requests at once, each up to five exchange seconds on the wire: the exchange's count judges."""
+    at = clock(speed=20.0, at_ms=START_MS + 40_000)
+    chance, judge = random.Random(7), WeightPool(200)
+
+    async def ask(mine: WeightBudget) -> None:
+        while at.now_ms() < START_MS + 3 * MINUTE_MS:
+            async with mine.spending(2, Lane.BULK):
+                await at.sleep(chance.uniform(0, 5))
+                judge.charge(2, at.now_ms())
+                await at.sleep(chance.uniform(0, 5))
+
+    spenders = [budget(tmp_path, 200, at=at) for _ in range(2)]
+    await asyncio.gather(*(ask(mine) for mine in spenders for _ in range(8)))
+    assert not judge.refused
+    assert max(judge.by_minute.values()) <= 200
+    assert judge.requests > 100
