@@ -85,7 +85,7 @@ class _State:
         return sum(weight for weight, until_s in self.claims.values() if until_s > time.time())
 
 
-@dataclass
+@dataclass(eq=False)
 class _UnderWay:
     """A request that may be on the wire, and the last minute it was counted in (UNIX ms)."""
 
