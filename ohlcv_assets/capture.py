@@ -173,8 +173,11 @@ async def download_day(
     *,
     replace: bool = False,
     universe_hash: str | None = None,
+    fetched: Fetched | None = None,
 ) -> DayDownload:
     """Fetch a whole UTC day by REST and put it into the lake as one file, with the universe's hash noted in it.
+
+    `fetched` is the day as somebody has fetched it already (bulk.py does, several days with one question).
 
     Raises:
         UsageError: the day is not over on the exchange.
@@ -184,7 +187,7 @@ async def download_day(
     now_ms = exchange.clock.now_ms()
     if interval.end_ms > now_ms:
         raise UsageError(f"{day} is not over: the exchange's clock says {iso(now_ms)}", hint="choose an earlier day")
-    fetched = await fetch_bars(exchange, symbols, interval)
+    fetched = fetched or await fetch_bars(exchange, symbols, interval)
     written = await asyncio.to_thread(
         lake.write_day, signature, day, fetched.bars, replace=replace, universe_hash=universe_hash
     )
