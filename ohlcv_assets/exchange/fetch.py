@@ -8,7 +8,7 @@ storing. Klines come in from the exchange; a frame of `CAPTURED_SCHEMA` goes out
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -101,14 +101,10 @@ async def fetch_bars(
     until_ms = min(interval.end_ms, exchange.finished_until_ms())
     pieces, not_listed = _plan(exchange, listed, interval, until_ms)
     settled = await _fetch_all(exchange, pieces, concurrency, on_progress)
-    lacking = {True: list[tuple[str, int]](), False: not_listed}
-    for piece in settled:
-        for minute in piece.lacking:
-            lacking[exchange.listing[piece.symbol].was_listed(minute)].append((piece.symbol, minute))
     return Fetched(
         bars=_bars(settled),
-        missing=minutes_frame(lacking[True]),
-        not_listed=minutes_frame(lacking[False]),
+        missing=minutes_frame(_lacking(exchange, settled, while_listed=True)),
+        not_listed=minutes_frame([*not_listed, *_lacking(exchange, settled, while_listed=False)]),
         until_ms=until_ms,
         requests=exchange.usage.requests - requests,
         weight=exchange.usage.weight - weight,
@@ -235,6 +231,15 @@ async def _settle(exchange: Exchange, symbol: Symbol, page: Interval) -> Piece:
         frames.append(found)
         lacking = sorted(set(lacking) - set(found["timestamp"].to_list()))
     return Piece(symbol, pl.concat(frames), lacking)
+
+
+def _lacking(exchange: Exchange, settled: Sequence[Piece], *, while_listed: bool) -> Iterator[tuple[str, int]]:
+    """What no answer had, of the minutes in which the symbol was listed, or of the others."""
+    for piece in settled:
+        listed = exchange.listing[piece.symbol]
+        for minute in piece.lacking:
+            if listed.was_listed(minute) is while_listed:
+                yield piece.symbol, minute
 
 
 def _bars(settled: Sequence[Piece]) -> pl.DataFrame:

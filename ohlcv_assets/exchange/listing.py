@@ -1,42 +1,71 @@
 """What the exchange lists: the way between a unified symbol and the exchange's own name, and since when.
 
-Lives here: `Listing`, built from ccxt's table of markets. Does not: asking for that table (binance.py), or universes
-(instruments.py), which say what we want and not what there is.
+Lives here: `Listing`, built from ccxt's table of markets, and what a universe knows of symbols that the exchange lists no
+more. Does not: asking for that table (binance.py), finding times out (snapshot.py), or universes (instruments.py), which
+say what we want and not what there is.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ohlcv_assets.errors import UnknownSymbol
 from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.listing_times import ListingTimes
+from ohlcv_assets.timestamps import MINUTE_MS
+
+#: The delivery date of what is never delivered (2100-12-25): a perpetual that goes on.
+_NEVER_MS = 4_133_404_800_000
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One listed symbol.
+    """One symbol that the exchange lists, or has listed.
 
     Attributes:
         exchange_id: the exchange's own name, such as `BTCUSDT`.
-        listed_since_ms: UNIX milliseconds of its first trading; None where the exchange does not say (spot).
+        listed_since_ms: UNIX milliseconds of its first trading; None where nobody says.
         active: whether it trades now.
+        status: the exchange's own word for how it trades, such as `TRADING`, `BREAK` or `SETTLING`.
+        quote: its quote asset.
+        perpetual: no contract that ends on a date; true on spot.
+        delisted_ms: the date of its delivery, which the exchange can name beforehand; None where it names none (spot).
+        gone: the exchange lists it no more; a universe knows it.
+        times: what a universe knows of its listings.
     """
 
     exchange_id: str
     listed_since_ms: int | None
     active: bool
+    status: str = ""
+    quote: str = ""
+    perpetual: bool = True
+    delisted_ms: int | None = None
+    gone: bool = False
+    times: ListingTimes | None = None
+
+    def was_listed(self, minute_ms: int) -> bool:
+        """Whether it was listed at some time of the minute that starts there, as far as exchange and universe say."""
+        if self.delisted_ms is not None and minute_ms >= self.delisted_ms:
+            return False
+        if self.times is None:
+            return self.listed_since_ms is None or minute_ms + MINUTE_MS > self.listed_since_ms
+        # What trades now although the universe says that it ended came back after the universe was made.
+        until_ms = self.times.until_ms
+        came_back = self.active and until_ms is not None and minute_ms >= until_ms
+        return came_back or self.times.listed_at(minute_ms)
 
 
 class Listing(Mapping[Symbol, Listed]):
-    """Every symbol of one market that the exchange lists."""
+    """Every symbol of one market that the exchange lists, and those that it is known to have listed."""
 
     def __init__(self, market: Market, listed: Mapping[Symbol, Listed]) -> None:
         self.market = market
         self._listed = dict(listed)
-        self._by_id = {entry.exchange_id: symbol for symbol, entry in self._listed.items()}
+        self._by_id = {entry.exchange_id: symbol for symbol, entry in self._listed.items() if not entry.gone}
 
     @classmethod
     def of(cls, market: Market, ccxt_markets: Mapping[str, Mapping[str, Any]]) -> Listing:
@@ -48,8 +77,24 @@ class Listing(Mapping[Symbol, Listed]):
             except UnknownSymbol:
                 continue
             if symbol.market is market:
-                listed[symbol] = Listed(entry["id"], entry.get("created"), bool(entry.get("active")))
+                listed[symbol] = _listed(market, entry)
         return cls(market, listed)
+
+    def knowing(self, listings: Mapping[Symbol, ListingTimes]) -> Listing:
+        """The same listing, with what a universe knows of the symbols of this market.
+
+        A symbol that the exchange lists no more is in it too (`gone`), so that its past can be asked for; one whose name was
+        listed before, for another contract perhaps, has been listed since then.
+
+        Args:
+            listings: a universe's; symbols of the other market are left out.
+        """
+        known = {
+            symbol: _knowing(self._listed.get(symbol), times)
+            for symbol, times in listings.items()
+            if symbol.market is self.market
+        }
+        return Listing(self.market, self._listed | known)
 
     def __getitem__(self, symbol: Symbol) -> Listed:
         return self._listed[symbol]
@@ -82,3 +127,27 @@ class Listing(Mapping[Symbol, Listed]):
     def _suggestion(self, symbol: str) -> str:
         near = difflib.get_close_matches(symbol, self._listed, n=3)
         return f"{' or '.join(near)} instead of {symbol}" if near else f"a universe without {symbol}"
+
+
+def _listed(market: Market, entry: Mapping[str, Any]) -> Listed:
+    """One row of ccxt's table."""
+    info, since_ms = entry.get("info") or {}, entry.get("created")
+    delivery_ms = int(info.get("deliveryDate") or 0) if market is Market.FUTURES else 0
+    return Listed(
+        exchange_id=entry["id"],
+        listed_since_ms=since_ms,
+        active=bool(entry.get("active")),
+        status=str(info.get("status", "")),
+        quote=str(entry.get("quote", "")),
+        perpetual=market is Market.SPOT or bool(entry.get("swap")),
+        delisted_ms=delivery_ms if (since_ms or 0) < delivery_ms < _NEVER_MS else None,
+    )
+
+
+def _knowing(listed: Listed | None, times: ListingTimes) -> Listed:
+    if listed is None:
+        return Listed(times.exchange_name, times.since_ms, active=False, gone=True, times=times)
+    if listed.listed_since_ms is None or times.since_ms is None:
+        # Where the exchange does not say (spot), the universe's first bar does; an unknown beginning stays unknown.
+        return replace(listed, listed_since_ms=times.since_ms, times=times)
+    return replace(listed, listed_since_ms=min(listed.listed_since_ms, times.since_ms), times=times)
