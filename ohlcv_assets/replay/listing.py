@@ -1,7 +1,8 @@
 """exchangeInfo: what the exchange says of itself and of each symbol, in the shapes of spot and of USD-M.
 
 Lives here: the documents, with tick and step sizes derived from the decimals of the data. Does not: the clock;
-`serverTime` is put in when the document is served. Only fields that clients are known to read are there.
+`serverTime` is put in when the document is served, nor what was traded lately (ticker.py). Only fields that clients are
+known to read are there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ohlcv_assets.replay.tape import MarketTape, SymbolTape
+
+#: Of `changes`: the exchange lists the symbol no more.
+GONE = {"gone": True}
 
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
 _ORDER_TYPES = ["LIMIT", "MARKET"]
@@ -51,12 +55,12 @@ class ListingDocument:
 
     Args:
         listing: the document.
-        changes: fields of symbols that are otherwise, by the exchange's name.
+        changes: fields of symbols that are otherwise, by the exchange's name; one with the field of `GONE` is left out.
     """
 
     def __init__(self, listing: dict[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> None:
-        for symbol in listing["symbols"]:
-            symbol.update(changes.get(symbol["symbol"], {}))
+        changed = [{**symbol, **changes.get(symbol["symbol"], {})} for symbol in listing["symbols"]]
+        listing = {**listing, "symbols": [symbol for symbol in changed if not GONE.keys() & symbol.keys()]}
         text = json.dumps(listing, separators=(",", ":"), ensure_ascii=False)
         self._before, _, self._after = text.partition('"serverTime":0')
 

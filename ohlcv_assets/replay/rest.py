@@ -1,4 +1,4 @@
-"""Binance's REST paths: ping, time, exchangeInfo and klines of spot, USD-M and (without symbols) COIN-M.
+"""Binance's REST paths: ping, time, exchangeInfo, klines and ticker/24hr of spot, USD-M and (without symbols) COIN-M.
 
 Lives here: HTTP. Every request is charged its weight before it is looked at, so that a refused one costs as well; every
 answer carries the used weight and, which Binance never sends, `X-Replay-Speed`. Does not: which rows an
@@ -20,6 +20,7 @@ from ohlcv_assets.replay.klines import ApiError, limit_of, page, read_query
 from ohlcv_assets.replay.listing import ListingDocument, futures_listing, spot_listing
 from ohlcv_assets.replay.script import Answer, Script
 from ohlcv_assets.replay.tape import MarketTape
+from ohlcv_assets.replay.ticker import futures_ticker_weight, spot_ticker_weight, ticker
 from ohlcv_assets.replay.truth import empty_frame
 from ohlcv_assets.replay.weights import Verdict, WeightPool, futures_klines_weight
 
@@ -43,6 +44,7 @@ class _Venue:
     pool: WeightPool
     listing_weight: int
     klines_weight: _Weight
+    ticker_weight: _Weight
     used_weight_headers: tuple[str, ...]
 
 
@@ -74,6 +76,7 @@ class RestApi:
                 ("time", _constant(1), self._time),
                 ("exchangeInfo", _constant(venue.listing_weight), self._exchange_info),
                 ("klines", venue.klines_weight, self._klines),
+                ("ticker/24hr", venue.ticker_weight, self._ticker),
                 *((("uiKlines", venue.klines_weight, self._klines),) if venue.market is Market.SPOT else ()),
             ):
                 endpoint = "klines" if name == "uiKlines" else name
@@ -121,6 +124,9 @@ class RestApi:
         query = read_query(parameters, venue.tape)
         return f"[{','.join(page(query, venue.tape, self._script, now_ms))}]".encode()
 
+    def _ticker(self, venue: _Venue, parameters: _Parameters, now_ms: int) -> bytes:
+        return ticker(parameters, venue.tape, now_ms)
+
 
 def _spot(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool]) -> _Venue:
     tape = tapes[Market.SPOT]
@@ -132,6 +138,7 @@ def _spot(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool]
         pool=pools[Market.SPOT],
         listing_weight=20,
         klines_weight=_constant(2),
+        ticker_weight=spot_ticker_weight,
         used_weight_headers=("X-MBX-USED-WEIGHT", "X-MBX-USED-WEIGHT-1M"),
     )
 
@@ -146,6 +153,7 @@ def _usd_m(tapes: Mapping[Market, MarketTape], pools: Mapping[Market, WeightPool
         pool=pools[Market.FUTURES],
         listing_weight=1,
         klines_weight=_by_limit,
+        ticker_weight=futures_ticker_weight,
         used_weight_headers=("X-MBX-USED-WEIGHT-1M",),
     )
 
@@ -161,6 +169,7 @@ def _coin_m(pools: Mapping[Market, WeightPool]) -> _Venue:
         pool=pools[Market.FUTURES],
         listing_weight=1,
         klines_weight=_by_limit,
+        ticker_weight=futures_ticker_weight,
         used_weight_headers=("X-MBX-USED-WEIGHT-1M",),
     )
 

@@ -72,6 +72,12 @@ class SymbolTape:
         values = (column[index].item() for column in self._columns)
         return Kline._make((int(self.timestamps[index]), *values, int(self._first_trade_ids[index])))
 
+    def traded(self, start_ms: int, end_ms: int) -> tuple[float, float, int]:
+        """Volume, quote volume and number of trades of the bars that start in [start_ms, end_ms)."""
+        bars = slice(self.index_from(start_ms), self.index_from(end_ms))
+        volume, quote, trades = (self._columns[VALUES.index(name)][bars].sum() for name in ("volume", "quote_volume", "trade_count"))  # fmt: skip
+        return float(volume), float(quote), int(trades)
+
     def rows(self, begin: int, end: int) -> list[str]:
         """The REST rows of the final bars at the indices [begin, end), as text."""
         columns = [column[begin:end].tolist() for column in self._columns]

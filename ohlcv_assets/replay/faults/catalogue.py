@@ -66,7 +66,7 @@ class Fault:
     channel: str = "websocket"
 
 
-ENDPOINTS = ("ping", "time", "exchangeInfo", "klines")
+ENDPOINTS = ("ping", "time", "exchangeInfo", "klines", "ticker/24hr")
 _COUNT = Parameter("count", "whole", None, "inject it at most this many times; null: no limit", least=1)
 _ANY_ENDPOINT = Parameter("endpoints", "texts", ENDPOINTS, "which requests", choices=ENDPOINTS)
 _KLINES = Parameter("endpoints", "texts", ("klines",), "which requests", choices=ENDPOINTS)
@@ -187,7 +187,10 @@ _TABLE: Sequence[Fault] = (
     ),
     Fault(
         "delist_at", Kind.HISTORY, "the symbols are delisted at `from`: no bar starts after, unless they come back at `until`",
-        (Parameter("flat", "flag", False, "true: futures goes on with flat bars without volume"),),
+        (
+            Parameter("flat", "flag", False, "true: futures goes on with flat bars without volume"),
+            Parameter("gone", "flag", False, "true: exchangeInfo does not list them any more; klines of their past are still answered"),
+        ),
         needs=("from", "symbols"), channel="exchange",
     ),
     Fault(

@@ -25,6 +25,7 @@ from ohlcv_assets.replay.faults.history import (
 )
 from ohlcv_assets.replay.faults.rules import Rule
 from ohlcv_assets.replay.faults.schedule import turn_at
+from ohlcv_assets.replay.listing import GONE
 from ohlcv_assets.replay.partial import Kline
 from ohlcv_assets.replay.tape import SymbolTape
 from ohlcv_assets.timestamps import MINUTE_MS, floor_to
@@ -157,4 +158,6 @@ def _fields(rule: Rule, market: Market, now_ms: int) -> dict[str, Any]:
         return {}
     if rule.name == "halt":
         return {"status": rule["status"]} if spot else {}
+    if rule["gone"]:
+        return GONE
     return {"status": "BREAK"} if spot else {"status": "SETTLING", "deliveryDate": from_ms}
