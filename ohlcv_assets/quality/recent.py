@@ -3,17 +3,22 @@
 Lives here: which windows of an hour are due, and where each is kept. Does not: fetching them (capture.py), or the
 comparison (verdict.py). The windows are contiguous, so that every minute is checked, and each is fetched five minutes after
 its end, when the exchange has settled its last corrections. They are kept under `qa/`, apart from the daily bars: a
-second witness must not be fed by the first.
+second witness must not be fed by the first. A window that is repaired becomes a new version; the old one is kept beside it.
+
+    qa/recent_bars/spot/v7_3/date=2025-06-01/2300.parquet                                          the window
+    qa/recent_bars/spot/v7_3/date=2025-06-01/former/2300-20250601T231502.000001Z-0123456789ab.parquet   what it was before
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
+from datetime import datetime
 
 import polars as pl
 
-from ohlcv_assets.bars import SCHEMA
+from ohlcv_assets.bars import KEY, SCHEMA
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import ObjectMissing
 from ohlcv_assets.instruments import Market, Universe
@@ -51,6 +56,34 @@ class RecentBars:
         bars = captured.with_columns(
             pl.lit(utc_now()).cast(SCHEMA["knowledge_timestamp"]).alias("knowledge_timestamp")
         )
+        return self._put(window, bars)
+
+    def replace(self, window: Interval, changed: pl.DataFrame) -> str:
+        """Put bars (`CAPTURED_SCHEMA`) in the place of the window's own, or beside them; the former file is kept.
+
+        Returns:
+            The key of the former file.
+
+        Raises:
+            ObjectMissing: the window was never fetched.
+        """
+        content = self._lake.get(self._key(window))
+        former = pl.read_parquet(io.BytesIO(content))
+        kept = self._former_key(window, former, hashlib.sha256(content).hexdigest()[:12])
+        self._lake.put(kept, content)
+        taken = changed.with_columns(pl.lit(utc_now(), SCHEMA["knowledge_timestamp"]).alias("knowledge_timestamp"))
+        others = former.join(changed, on=KEY, how="anti")
+        self._put(window, pl.concat([others, taken.select(list(SCHEMA))]).sort("symbol", "timestamp"))
+        return kept
+
+    def _former_key(self, window: Interval, former: pl.DataFrame, digest: str) -> str:
+        """The same file always has the same name, so that keeping it twice keeps it once."""
+        known = former["knowledge_timestamp"].max()
+        when = f"{known:%Y%m%dT%H%M%S.%fZ}" if isinstance(known, datetime) else "empty"
+        folder, _, file = self._key(window).rpartition("/")
+        return f"{folder}/former/{file.removesuffix('.parquet')}-{when}-{digest}.parquet"
+
+    def _put(self, window: Interval, bars: pl.DataFrame) -> int:
         content = io.BytesIO()
         bars.select(list(SCHEMA)).write_parquet(content, compression="zstd", compression_level=3)
         self._lake.put(self._key(window), content.getvalue())

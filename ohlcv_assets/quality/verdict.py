@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ohlcv_assets.quality.completeness import Coverage, coverage
+from ohlcv_assets.quality.decisions import digest_of
 from ohlcv_assets.quality.match import MatchReport, match
 from ohlcv_assets.quality.soundness import Soundness, soundness
 from ohlcv_assets.timestamps import Interval
@@ -58,7 +59,17 @@ class Verdict:
             "bars_missing_streamed": self.streamed_coverage.missing.height,
             "bars_missing_fetched": self.fetched_coverage.missing.height,
             "match_pct": self.match.match_pct,
+            "differences_digest": digest_of(self.match.differences, self.both_lack()),
         }
+
+    def both_lack(self) -> pl.DataFrame:
+        """The key of every expected bar that neither side has: `market, symbol, timestamp`, sorted."""
+        lacking = self.streamed_coverage.missing.join(
+            self.fetched_coverage.missing, on=("symbol", "timestamp"), how="semi"
+        )
+        return lacking.select(pl.lit(self.market.value).alias("market"), "symbol", "timestamp").sort(
+            "symbol", "timestamp"
+        )
 
     def missing(self) -> pl.DataFrame:
         """Every minute that a side lacks: `side` (streamed, fetched), `symbol`, `timestamp`, one row each."""
