@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.orchestration.alerts import build_alert_sensors
 from ohlcv_assets.orchestration.assets import build_capture_assets
 from ohlcv_assets.orchestration.jobs import build_jobs
 from ohlcv_assets.orchestration.preview import silence_preview_warnings
@@ -40,11 +41,14 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
         ],
         jobs=[job for market in Market for job in jobs[market].all()],
         schedules=[build_daily_schedule(settings, market, jobs[market].day) for market in Market],
-        sensors=build_sensors(
-            settings,
-            {market: jobs[market].stream_hour for market in Market},
-            {market: jobs[market].recent for market in Market},
-        ),
+        sensors=[
+            *build_sensors(
+                settings,
+                {market: jobs[market].stream_hour for market in Market},
+                {market: jobs[market].recent for market in Market},
+            ),
+            *build_alert_sensors(settings),
+        ],
         resources={**default_resources(), **(resources or {})},
     )
 

@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from ohlcv_assets.cli.alert import alert
 from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.replay import replay
@@ -35,7 +36,7 @@ def _program(
     show_from(logging.INFO if verbose else logging.WARNING)
 
 
-for command in (demo, up, ui, replay, stream):
+for command in (demo, up, ui, replay, stream, alert):
     app.command()(command)
 app.add_typer(database, name="db")
 

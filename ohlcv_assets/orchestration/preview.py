@@ -17,10 +17,13 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from dagster._core.definitions.metadata import normalize_metadata
 from dagster._core.definitions.partitions.partitioned_schedule import UnresolvedPartitionedAssetScheduleDefinition
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.event_api import EventRecordsFilter
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 __all__ = [
     "UnresolvedAssetJobDefinition",
     "UnresolvedPartitionedAssetScheduleDefinition",
+    "check_events",
     "evaluation_of_partition",
     "outputs_of_checks",
     "silence_preview_warnings",
@@ -71,3 +74,27 @@ def outputs_of_checks(specs: list[dg.AssetCheckSpec]) -> Iterator[dg.Output[None
     """The empty outputs that Dagster expects for checks whose evaluations were yielded by hand."""
     for spec in specs:
         yield dg.Output(None, output_name=spec.get_python_identifier())
+
+
+def check_events(
+    instance: dg.DagsterInstance, *, after: int | None, since_s: float | None, limit: int, newest_first: bool = False
+) -> list[dg.EventLogRecord]:
+    """The evaluations of every check, of all runs: what Dagster offers only for one check at a time.
+
+    Args:
+        instance: whose events.
+        after: only those with a higher storage id.
+        since_s: only those after this time, UNIX seconds.
+        limit: how many at most.
+        newest_first: otherwise in the order of their storage ids.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise dg.DagsterInvariantViolationError(
+            f"{type(storage).__name__} cannot be asked for the events of all runs"
+        )
+    wanted = EventRecordsFilter(
+        dg.DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after, after_timestamp=since_s
+    )
+    # Not its public sister: on SQLite that one opens the file of every run, and the evaluations are in the index as well.
+    return list(storage._get_event_records(wanted, limit=limit, ascending=not newest_first))
