@@ -118,13 +118,18 @@ class WeightBudget:
         transit_ms = min(_TRANSIT_S * 1000 * clock.speed, _WIDEST_GUARD_MS)
         self._guard_ms = math.ceil(max(transit_ms, min(clock.uncertainty_s * 1000, _WIDEST_GUARD_MS)))
 
+    @property
+    def bulk_limit(self) -> int:
+        """Weight a minute that bulk work of this host may spend in all."""
+        return self.limit - self._reserve(_LATE_RESERVE)
+
     async def spend(self, weight: int, lane: Lane = Lane.REALTIME) -> None:
         """Return as soon as `weight` may be spent; it is counted then.
 
         Raises:
             BadSetting: the limit is less than this one request.
         """
-        if weight > self.limit - (self._reserve(_LATE_RESERVE) if lane is Lane.BULK else 0):
+        if weight > (self.bulk_limit if lane is Lane.BULK else self.limit):
             raise BadSetting(
                 f"a request weighs {weight}, the budget is {self.limit} a minute", hint="raise OHLCV_WEIGHT_SHARE"
             )
@@ -222,7 +227,7 @@ class WeightBudget:
         now_ms = self._clock.now_ms()
         minute = floor_to(now_ms, MINUTE_MS)
         used = state.minutes.get(minute, 0) + weight
-        if lane is Lane.BULK and now_ms < minute + _EARLY_MS and used <= self.limit - self._reserve(_LATE_RESERVE):
+        if lane is Lane.BULK and now_ms < minute + _EARLY_MS and used <= self.bulk_limit:
             return (minute + _EARLY_MS - now_ms) / 1000
         begun_ms = now_ms - self._guard_ms
         return (floor_to(begun_ms, MINUTE_MS) + MINUTE_MS - begun_ms + 1) / 1000

@@ -142,6 +142,17 @@ def pages_of(interval: Interval, page_minutes: int) -> list[Interval]:
     return list(whole.split(-(-len(minutes) // count) * MINUTE_MS))
 
 
+def pages_to_ask(
+    exchange: Exchange, symbols: Iterable[Symbol], interval: Interval
+) -> Iterator[tuple[Symbol, Interval]]:
+    """The questions that the interval takes: a page a symbol each, from its listing on, up to its end."""
+    for symbol in symbols:
+        first_ms = max(interval.start_ms, first_listed_minute(exchange, symbol))
+        if first_ms < interval.end_ms:
+            for page in pages_of(Interval(first_ms, interval.end_ms), PAGE_MINUTES[exchange.market]):
+                yield symbol, page
+
+
 def minutes_frame(keys: Iterable[tuple[str, int]]) -> pl.DataFrame:
     """(symbol, timestamp) rows, sorted, each once."""
     return pl.DataFrame(sorted(set(keys)), schema=MINUTES_SCHEMA, orient="row")
@@ -178,15 +189,13 @@ def _plan(
     exchange: Exchange, symbols: Sequence[Symbol], interval: Interval, until_ms: int
 ) -> tuple[list[tuple[Symbol, Interval]], list[tuple[str, int]]]:
     """The pages to ask for, and the (symbol, minute) keys before a listing."""
-    pieces: list[tuple[Symbol, Interval]] = []
     not_listed: list[tuple[str, int]] = []
     for symbol in symbols:
         first_ms = max(interval.start_ms, first_listed_minute(exchange, symbol))
         not_listed += [(symbol, minute) for minute in interval.minutes if minute < min(first_ms, until_ms)]
-        if first_ms < until_ms:
-            pages = pages_of(Interval(first_ms, until_ms), PAGE_MINUTES[exchange.market])
-            pieces += [(symbol, page) for page in pages]
-    return pieces, not_listed
+    if interval.start_ms >= until_ms:
+        return [], not_listed
+    return list(pages_to_ask(exchange, symbols, Interval(interval.start_ms, until_ms))), not_listed
 
 
 async def _fetch_all(
