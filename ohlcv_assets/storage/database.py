@@ -122,7 +122,7 @@ class Database:
         if ready.is_empty():
             return Recorded(0, bars.height, 0)
         origin = {"channel": str(channel), "run_id": run_id, "reason": reason}
-        inserted, revised = self._persistently(lambda: self._recorded(ready, origin), patience_s)
+        inserted, revised = self.written(lambda connection: _recorded(connection, ready, origin), patience_s)
         return Recorded(inserted, bars.height - inserted - revised, revised)
 
     def read(
@@ -150,15 +150,50 @@ class Database:
         """
         if as_of is not None:
             to_ms(as_of)  # refuses a naive one
-        return self._fetched(statements.read(market, interval, symbols, as_of)).sort("symbol", "timestamp")
+        return self.fetched(statements.read(market, interval, symbols, as_of)).sort("symbol", "timestamp")
 
     def keys(self, market: Market, interval: Interval) -> pl.DataFrame:
         """What is stored already: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
-        return self._fetched(statements.keys(market, interval)).sort("symbol", "timestamp")
+        return self.fetched(statements.keys(market, interval)).sort("symbol", "timestamp")
 
     def revisions(self, market: Market, interval: Interval) -> pl.DataFrame:
         """Every later capture that differed, oldest first: `SCHEMA`, then `channel, run_id, reason, revision`."""
-        return self._fetched(statements.revisions(market, interval)).sort("revision")
+        return self.fetched(statements.revisions(market, interval)).sort("revision")
+
+    def written(self, action: Callable[[psycopg.Connection], T], patience_s: float | None = None) -> T:
+        """What an action of the role that may append gives, done again while the server is unavailable.
+
+        Args:
+            action: gets a session in autocommit mode, shared by all threads of this process, one at a time; it must be
+                harmless twice, for it is done again also when it is unknown whether it was committed.
+            patience_s: how long an unavailable server is waited for; None: as long as in every other call.
+
+        Raises:
+            DatabaseUnavailable: still unavailable after `patience_s`.
+            InvalidBars: a constraint refused what was to be stored.
+            Refused: everything else that the server refuses.
+        """
+        return self._persistently(lambda: self._written(action), patience_s)
+
+    def fetched(self, statement: sql.Composed) -> pl.DataFrame:
+        """The answer to a query of the role that may only read, in the server's order, its values as literals.
+
+        Raises:
+            DatabaseUnavailable: still unavailable after `patience_s`.
+            Refused: everything else that the server refuses.
+        """
+        text = statement.as_string(None)
+
+        def fetched() -> pl.DataFrame:
+            with (
+                translated(),
+                dbapi.connect(conninfo(self._url, Role.READER), autocommit=True) as connection,
+                connection.cursor() as cursor,
+            ):
+                cursor.execute(text)
+                return pl.DataFrame(cursor.fetch_arrow_table())
+
+        return self._persistently(fetched)
 
     def server_version(self) -> str:
         """The version of the server, such as 18.6: a question that is answered only by one that can be used.
@@ -197,16 +232,6 @@ class Database:
         with translated(), psycopg.connect(conninfo(self._url, Role.OWNER), autocommit=True) as connection:
             return apply_migrations(connection, migrations())
 
-    def _recorded(self, ready: pl.DataFrame, origin: dict[str, str]) -> tuple[int, int]:
-        def transaction(connection: psycopg.Connection) -> tuple[int, int]:
-            days = {"day_starts_ms": (ready["timestamp"] // DAY_MS * DAY_MS).unique().sort().to_list()}
-            connection.execute(statements.ENSURE_PARTITIONS, days)
-            with connection.transaction():
-                few = ready.height <= _ROWS_AS_PARAMETERS
-                return _stored_few(connection, ready, origin) if few else _stored_many(connection, ready, origin)
-
-        return self._written(transaction)
-
     def _written(self, action: Callable[[psycopg.Connection], T]) -> T:
         with self._lock:
             try:
@@ -224,22 +249,6 @@ class Database:
                 self._writer.close()
             self._writer = None
 
-    # Reading ----------------------------------------------------------------------------------------------------
-
-    def _fetched(self, statement: sql.Composed) -> pl.DataFrame:
-        text = statement.as_string(None)
-
-        def fetched() -> pl.DataFrame:
-            with (
-                translated(),
-                dbapi.connect(conninfo(self._url, Role.READER), autocommit=True) as connection,
-                connection.cursor() as cursor,
-            ):
-                cursor.execute(text)
-                return pl.DataFrame(cursor.fetch_arrow_table())
-
-        return self._persistently(fetched)
-
 
 def _ready(bars: pl.DataFrame) -> pl.DataFrame:
     """The bars checked, each key once, in the order of the key."""
@@ -256,6 +265,14 @@ def _ready(bars: pl.DataFrame) -> pl.DataFrame:
             hint="record one capture at a time",
         )
     return frame.sort(*_SORTED)
+
+
+def _recorded(connection: psycopg.Connection, ready: pl.DataFrame, origin: dict[str, str]) -> tuple[int, int]:
+    days = {"day_starts_ms": (ready["timestamp"] // DAY_MS * DAY_MS).unique().sort().to_list()}
+    connection.execute(statements.ENSURE_PARTITIONS, days)
+    with connection.transaction():
+        few = ready.height <= _ROWS_AS_PARAMETERS
+        return _stored_few(connection, ready, origin) if few else _stored_many(connection, ready, origin)
 
 
 def _stored_few(connection: psycopg.Connection, ready: pl.DataFrame, origin: dict[str, str]) -> tuple[int, int]:

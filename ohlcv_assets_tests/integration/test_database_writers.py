@@ -21,6 +21,7 @@ from ohlcv_assets.errors import DatabaseUnavailable, Refused
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage import postgres_process as process
+from ohlcv_assets.storage.connections import Role, conninfo
 from ohlcv_assets.storage.database import Database, Recorded
 from ohlcv_assets.storage.local_postgres import LocalPostgres
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval
@@ -95,6 +96,26 @@ def test_the_first_writers_of_a_day_do_not_harm_each_other(database_url: str) ->
             )
 
     assert sum(map(int, all_at_once(*[writer] * 4))) == 25 * len(SYMBOLS)  # type: ignore[call-overload]
+
+
+def test_who_waited_for_the_first_writer_of_a_day_finds_its_partition(database_url: str) -> None:
+    """Sessions that ask for the partitions of fifty new days, each at the same moment, all find them, without one error."""
+    together = threading.Barrier(4)
+
+    def ask() -> None:
+        with psycopg.connect(conninfo(database_url, Role.WRITER), autocommit=True) as session:
+            try:
+                for day in range(50):
+                    together.wait()
+                    session.execute("select ensure_bar_partitions(array[%s::bigint])", [START_MS + day * DAY_MS])
+            except BaseException:
+                together.abort()
+                raise
+
+    all_at_once(*[ask] * 4)
+    with psycopg.connect(database_url) as session:
+        partitions = "select count(*) from pg_inherits where inhparent = 'bars'::regclass"
+        assert session.execute(partitions).fetchone() == (50,)
 
 
 def test_writers_that_disagree_make_an_honest_history(database_url: str) -> None:
