@@ -139,6 +139,11 @@ class Settings(BaseSettings):
         le=1,
         description="Share of the exchange's request weight a minute that this host may use.",
     )
+    repair_limit_bars: int = Field(
+        500,
+        ge=1,
+        description="Most bars of a day or hour that are repaired unattended; beyond it a person has to confirm.",
+    )
     spool_limit_mib: int = Field(
         512,
         ge=1,
