@@ -151,7 +151,7 @@ class Invariant:
 
 
 #: Binance opened in 2017; a timestamp before 2010 or after 2100 is in the wrong unit.
-_EARLIEST_MS, _LATEST_MS = 1_262_304_000_000, 4_102_444_800_000
+EARLIEST_MS, LATEST_MS = 1_262_304_000_000, 4_102_444_800_000
 _PRICES = ("open", "high", "low", "close")
 _AMOUNTS = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 
@@ -159,7 +159,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("complete", "no key and no value is null", pl.all_horizontal(pl.col(*KEY, *VALUES).is_not_null())),
     Invariant("on_the_grid", "timestamp is a whole minute", pl.col("timestamp") % MINUTE_MS == 0),
     Invariant(
-        "in_milliseconds", "timestamp lies between 2010 and 2100", pl.col("timestamp").is_between(_EARLIEST_MS, _LATEST_MS)
+        "in_milliseconds", "timestamp lies between 2010 and 2100", pl.col("timestamp").is_between(EARLIEST_MS, LATEST_MS)
     ),
     Invariant("prices_positive", "every price is finite and above zero", pl.all_horizontal(pl.col(*_PRICES).is_finite() & (pl.col(*_PRICES) > 0))),
     Invariant("high_is_highest", "high is no lower than open, low and close", pl.all_horizontal((pl.col("high") >= pl.col("open", "low", "close")) | pl.col("open", "low", "close").is_nan())),

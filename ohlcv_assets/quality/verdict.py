@@ -91,7 +91,13 @@ def compare(
         market: the market of all of it.
         interval: the minutes that were expected.
     """
-    streamed = database.read(market, interval, symbols=symbols)
+    return verdict_on(database.read(market, interval, symbols=symbols), fetched, symbols, market, interval)
+
+
+def verdict_on(
+    streamed: pl.DataFrame, fetched: pl.DataFrame, symbols: Sequence[str], market: Market, interval: Interval
+) -> Verdict:
+    """Compare two captures, wherever they come from (see `compare`)."""
     return Verdict(
         market=market,
         interval=interval,
