@@ -16,6 +16,7 @@ from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.cli.stream import stream
+from ohlcv_assets.cli.universe import app as universe
 from ohlcv_assets.errors import OhlcvError
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ def _program(
 for command in (demo, up, ui, replay, stream, alert):
     app.command()(command)
 app.add_typer(database, name="db")
+app.add_typer(universe, name="universe")
 
 
 def main() -> None:

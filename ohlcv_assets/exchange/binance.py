@@ -32,6 +32,9 @@ from ohlcv_assets.timestamps import MINUTE_MS, Interval, floor_to
 #: ccxt's word for each market, and the implicit method that gives klines untouched: twelve columns of strings.
 CCXT_TYPES = {Market.SPOT: "spot", Market.FUTURES: "linear"}
 _KLINES_METHODS = {Market.SPOT: "publicGetKlines", Market.FUTURES: "fapiPublicGetKlines"}
+#: The method that gives the last 24 hours of every symbol at once, and its weight.
+_TICKER_METHODS = {Market.SPOT: "publicGetTicker24hr", Market.FUTURES: "fapiPublicGetTicker24hr"}
+_TICKER_WEIGHT = {Market.SPOT: 80, Market.FUTURES: 40}
 _EXCHANGE_INFO_WEIGHT = {Market.SPOT: 20, Market.FUTURES: 1}
 
 #: Most minutes a page, and why: weight a bar is lowest there (futures: 2 for 100 to 499, 5 from 500 on).
@@ -118,15 +121,47 @@ class Exchange:
             PermanentError: the exchange refuses the question.
         """
         limit = len(interval.minutes)
-        weight = klines_weight(self.market, limit)
-        question = {
-            "symbol": self.listing[symbol].exchange_id,
-            "interval": "1m",
-            "startTime": interval.start_ms,
-            # The exchange includes a kline when its start is no later than endTime.
-            "endTime": interval.end_ms - 1,
-            "limit": limit,
-        }
+        # The exchange includes a kline when its start is no later than endTime.
+        reach = {"startTime": interval.start_ms, "endTime": interval.end_ms - 1, "limit": limit}
+        return await self._ask_klines(symbol, reach, lane)
+
+    async def kline_nearest(
+        self, symbol: Symbol, *, after_ms: int | None = None, before_ms: int | None = None
+    ) -> Answer:
+        """One request for the first kline that starts at or after a moment, or for the last one that starts before it.
+
+        Args:
+            symbol: a listed symbol.
+            after_ms: 0 for the very first kline.
+            before_ms: used when `after_ms` is None; None as well for the latest kline.
+
+        Raises:
+            TransientError: of the kind that happened.
+            PermanentError: the exchange refuses the question.
+        """
+        reach = {"limit": 1}
+        if after_ms is not None:
+            reach["startTime"] = after_ms
+        elif before_ms is not None:
+            reach["endTime"] = before_ms - 1
+        return await self._ask_klines(symbol, reach, Lane.BULK)
+
+    async def tickers(self) -> Answer:
+        """One request for what every symbol traded in the last 24 hours, as the exchange answers it.
+
+        Raises:
+            TransientError: of the kind that happened.
+        """
+        weight = _TICKER_WEIGHT[self.market]
+        async with self.budget.spending(weight, Lane.BULK):
+            self._count(weight)
+            with our_errors(self.clock):
+                value = await getattr(self.client, _TICKER_METHODS[self.market])()
+        return Answer(value, utc_now())
+
+    async def _ask_klines(self, symbol: Symbol, reach: Mapping[str, int], lane: Lane) -> Answer:
+        weight = klines_weight(self.market, reach["limit"])
+        question = {"symbol": self.listing[symbol].exchange_id, "interval": "1m", **reach}
         async with self.budget.spending(weight, lane):
             self._count(weight)
             with our_errors(self.clock):
