@@ -246,15 +246,15 @@ def _told(
     try:
         _send(settings, new)
     except WebhookUnavailable as error:
-        context.log.warning(f"{len(new)} alerts wait for the next tick: {error.message}")
+        context.log.warning(f"alerts that wait for the next tick: {len(new)}; {error.message}")
         return _skip(f"{error.message}; the next tick tries again", before)
     except Refused as error:
         if before.refusals + 1 < _MOST_REFUSALS:
-            context.log.error(f"{len(new)} alerts wait for the next tick: {error.message}")
+            context.log.error(f"alerts that wait for the next tick: {len(new)}; {error.message}")
             return _skip(error.message, before.model_copy(update={"refusals": before.refusals + 1}))
         for alert in new:
             context.log.error(f"an alert that the webhook refuses: {alert.level} {alert.title}: {alert.sentence}")
-        return _skip(f"{error.message}: {len(new)} alerts are only in this tick's log", after)
+        return _skip(f"{error.message}; what was to be told is in this tick's log only", after)
     _remember(context, database, new)
     return _skip(f"told: {', '.join(alert.title for alert in new[:10])}", after)
 
