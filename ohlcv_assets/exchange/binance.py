@@ -25,6 +25,7 @@ from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently
 from ohlcv_assets.exchange.server_time import BASE_URLS, CLOCK_WEIGHT, STOP_STATUSES, measure_clock
 from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.listing_times import ListingTimes
 from ohlcv_assets.logs import get_logger
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, floor_to
@@ -78,6 +79,7 @@ class Exchange:
         usage: what was asked through this object.
         client: the ccxt object for REST; only this package touches it.
         url: of a replay exchange; None for Binance.
+        known: when a universe's symbols were listed; the listing knows them, gone ones too (`Listing.knowing`).
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Exchange:
         self.usage = Usage()
         self.client = client
         self.url = url
+        self.known: Mapping[Symbol, ListingTimes] = {}
         client.on_answer = self._on_answer
 
     async def load_listing(self) -> None:
@@ -103,7 +106,7 @@ class Exchange:
                 # What is no listing at all (a web page with status 200) is an empty table to ccxt.
                 if not (listing := Listing.of(self.market, markets)):
                     raise IncompletePage(f"the exchange lists nothing on {self.market}")
-                self.listing = listing
+                self.listing = listing.knowing(self.known)
 
     async def klines(self, symbol: Symbol, interval: Interval, lane: Lane = Lane.BULK) -> Answer:
         """One request for the klines of the minutes that begin in `interval`, as the exchange answers it.
@@ -204,12 +207,15 @@ class Exchange:
 
 
 @asynccontextmanager
-async def open_exchange(market: Market, settings: Settings) -> AsyncIterator[Exchange]:
+async def open_exchange(
+    market: Market, settings: Settings, known: Mapping[Symbol, ListingTimes] | None = None
+) -> AsyncIterator[Exchange]:
     """The exchange of `market`, with its clock measured and its listing loaded; closed at the end.
 
     Args:
         market: spot or futures.
         settings: `exchange_url` and `weight_share` are used.
+        known: a universe's listing times, so that the past of its delisted symbols can be asked for.
 
     Raises:
         ExchangeUnavailable: it cannot be reached.
@@ -221,6 +227,7 @@ async def open_exchange(market: Market, settings: Settings) -> AsyncIterator[Exc
     pool = f"{(url or BASE_URLS[market]).split('://')[-1]} {market}"
     client = _rest_class()(ccxt_config(market, url))
     exchange = Exchange(market, clock, WeightBudget(shared_folder(), pool, limit, clock), client, url)
+    exchange.known = known or {}
     try:
         await exchange.load_listing()
         _log.debug("exchange opened", market=market.value, symbols=len(exchange.listing), speed=clock.speed)

@@ -92,7 +92,7 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
         keys = selected_keys(context)
         started_s = time.monotonic()
         with failures(), closing(database.open()) as store:
-            symbols = _symbols_of_run(context, universe.load().symbols[market])
+            symbols = _symbols_of_run(context, universe.load().listed_in(market, hours_of(keys)))
             stream = partial(_stream, settings, exchange.open(market), store, symbols, hours_of(keys))
             report = asyncio.run(stream(context.run.run_id, _observer(context, keys)))
             _insist_on_stored(report)
@@ -126,7 +126,8 @@ def build_recent_bars(settings: Settings, market: Market) -> dg.AssetsDefinition
         with failures():
             released = universe.load()
             store = RecentBars(lake.open(), market, released)
-            symbols, hour = released.symbols[market], hour_of(key)
+            hour = hour_of(key)
+            symbols = released.listed_in(market, hour)
             numbers = asyncio.run(_fetch_windows(exchange.open(market), store, symbols, hour))
             context.add_asset_metadata({**numbers, "taken_s": time.monotonic() - started_s}, partition_key=key)
 
@@ -233,11 +234,11 @@ async def _download(
     config: DailyBarsConfig,
     context: dg.AssetExecutionContext,
 ) -> None:
-    symbols = universe.symbols[market]
     store = partial(download_day, replace=config.replace, universe_hash=universe.content_hash)
     async with opening as exchange:
         for key in keys:
             started_s = time.monotonic()
+            symbols = universe.listed_in(market, Interval.of_day(day_of(key)))
             download = await store(exchange, lake, Signature.daily(market, universe), symbols, day_of(key))
             facts = {**_of_download(download, len(symbols)), "taken_s": time.monotonic() - started_s}
             context.add_asset_metadata(facts, partition_key=key)

@@ -53,7 +53,7 @@ def build_recent_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
             raise NoBars(f"no window of {hour} was fetched yet", hint="materialize recent_bars of this hour first")
         # Windows are fetched in order: what is there begins with the hour.
         so_far = Interval(windows[0].start_ms, windows[-1].end_ms)
-        return compare(database, fetched, universe.symbols[market], market, so_far)
+        return compare(database, fetched, universe.listed_in(market, so_far), market, so_far)
 
     return _build(
         settings,
@@ -72,7 +72,8 @@ def build_daily_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
     def judge(database: Database, lake: Lake, universe: Universe, key: str) -> Verdict:
         day = day_of(key)
         fetched = lake.read_day(Signature.daily(market, universe), day)
-        return compare(database, fetched, universe.symbols[market], market, Interval.of_day(day))
+        symbols = universe.listed_in(market, Interval.of_day(day))
+        return compare(database, fetched, symbols, market, Interval.of_day(day))
 
     return _build(
         settings,

@@ -26,10 +26,11 @@ class ExchangeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Binance, or the replay exchange that OHLCV_EXCHANGE_URL names."""
 
     def open(self, market: Market) -> AbstractAsyncContextManager[Exchange]:
-        """One market of the exchange, as an async context manager."""
+        """One market of the exchange, as an async context manager; it knows the universe's delisted symbols."""
         from ohlcv_assets.exchange.binance import open_exchange
 
-        return open_exchange(market, read_settings())
+        settings = read_settings()
+        return open_exchange(market, settings, load_universe(settings.universe, settings.universes).listings)
 
     def clock(self, market: Market) -> Clock:
         """The exchange's clock, measured now."""

@@ -170,7 +170,7 @@ def _stalled(
     """Of slots whose bars must be arriving, those whose newest bar is too old."""
     if not slots:
         return {}
-    symbols = universe.load().symbols[market]
+    symbols = universe.load().at(round(clock.now_ms()))[market]
     with closing(database.open()) as store:
         return {slot: _is_stalled(_newest(store, market, _part(symbols, slot), slot), clock, slot) for slot in slots}
 

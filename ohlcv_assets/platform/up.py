@@ -84,7 +84,7 @@ def home_lock(home: Path) -> Path:
 async def _require_listed(settings: Settings, market: Market, universe: Universe) -> None:
     """Refuse a universe with symbols that the exchange does not list, before anything is started."""
     async with open_exchange(market, settings) as exchange:
-        exchange.listing.require(universe.symbols[market])
+        exchange.listing.require(universe.at(round(exchange.clock.now_ms()))[market])
 
 
 def _greet_exchange(settings: Settings, console: Console) -> None:
