@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -108,6 +108,14 @@ def decode(content: bytes, location: str) -> DayFile:
     if (metadata.get(_CONTENT_KEY), metadata.get(_STORE_KEY)) != (digest, _hash(frame, _STORE_COLUMNS)):
         raise corrupt(location, f"content {digest}, written as {metadata.get(_CONTENT_KEY)}")
     return DayFile(frame, digest)
+
+
+def noted_content_hash(metadata: Mapping[str, str], location: str) -> str:
+    """The content hash that a file's key-value metadata note, or `CorruptFile`."""
+    noted = metadata.get(_CONTENT_KEY)
+    if noted is None:
+        raise corrupt(location, "it notes no content hash")
+    return noted
 
 
 def corrupt(location: str, what: str) -> CorruptFile:

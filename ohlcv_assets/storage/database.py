@@ -26,6 +26,7 @@ from ohlcv_assets.errors import DatabaseUnavailable, InvalidBars
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage import statements
+from ohlcv_assets.storage.changes import changes
 from ohlcv_assets.storage.connections import Role, T, conninfo, persistently, translated
 from ohlcv_assets.storage.local_postgres import bars_url, recovered_bars_url
 from ohlcv_assets.storage.migrate import apply_migrations, migrations
@@ -159,6 +160,39 @@ class Database:
     def revisions(self, market: Market, interval: Interval) -> pl.DataFrame:
         """Every later capture that differed, oldest first: `SCHEMA`, then `channel, run_id, reason, revision`."""
         return self.fetched(statements.revisions(market, interval)).sort("revision")
+
+    def changes(
+        self,
+        market: Market,
+        interval: Interval,
+        since: datetime,
+        until: datetime,
+        *,
+        symbols: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """What became known after `since` and up to `until`: the difference of the two as-of reads.
+
+        Args:
+            market: the one market to read.
+            interval: half-open, of bar starts.
+            since: tz-aware.
+            until: tz-aware.
+            symbols: only these; None for all.
+
+        Returns:
+            `changes.CHANGES_SCHEMA`. A bar that was first stored in between is `new`, with the time when it was;
+            one that was revised and is again what it was is not there.
+
+        Raises:
+            NaiveTime: a moment has no time zone.
+        """
+        for moment in (since, until):
+            to_ms(moment)  # refuses a naive one
+        asked = (market, interval, symbols, since, until)
+        new = self.fetched(statements.first_known(*asked))
+        last = self.fetched(statements.revised(*asked)).sort("revision").unique(KEY, keep="last").drop("revision")
+        before = self.fetched(statements.before_revised(*asked))
+        return changes(before, pl.concat([last.join(new, on=KEY, how="anti"), new], how="diagonal"))
 
     def written(self, action: Callable[[psycopg.Connection], T], patience_s: float | None = None) -> T:
         """What an action of the role that may append gives, done again while the server is unavailable.

@@ -1,141 +1,58 @@
 """The lake: one immutable Parquet file a dataset and UTC day, which says by its path what it holds.
 
-Lives here: the signature of a dataset, the key of a day, and the rules of writing (the same content again changes
-nothing, other content is a conflict, what is replaced is kept) and of reading. Does not: the inside of a file
-(storage/bars_file.py), or folders and buckets (storage/objects.py). Bars come from exchange/fetch.py; quality/ and
-client.py read them.
+Lives here: the rules of writing (the same content again changes nothing, other content is a conflict, what is replaced
+is kept) and of reading, also what was known before. Does not: the parts of a path (signature.py), the inside of a file
+(bars_file.py, absent_file.py), what was replaced and how it is named (lake_versions.py), or folders and buckets
+(objects.py). Bars come from exchange/fetch.py; quality/ and client.py read them.
 
     periodic_daily/dagster/downloaded_1min/parquet/ohlcv/futures/v7_3/ccxt/binance/
         date=2025-06-01/bars.parquet                                       the day
+        date=2025-06-01/absent.parquet                                     the minutes that it does not have, and why
         date=2025-06-01/replaced/20250602T040000.000001Z-0123456789ab.parquet   what it was before, by when it was known
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from datetime import date
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
 from typing import Literal
 
 import polars as pl
 
 from ohlcv_assets.bars import SCHEMA
-from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import (
     CorruptFile,
     DayMissing,
-    InvalidBars,
     LakeConflict,
     LakeUnavailable,
+    NoBars,
     ObjectMissing,
     UsageError,
 )
-from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.logs import get_logger
-from ohlcv_assets.storage.bars_file import BROKEN_PARQUET, DayFile, canonical, content_hash, corrupt, decode, encode
+from ohlcv_assets.storage import absent_file
+from ohlcv_assets.storage.absent_file import ABSENT_FILE, ABSENT_SCHEMA
+from ohlcv_assets.storage.bars_file import (
+    BROKEN_PARQUET,
+    DayFile,
+    corrupt,
+    decode,
+    noted_content_hash,
+)
+from ohlcv_assets.storage.changes import changes
+from ohlcv_assets.storage.lake_day import Day, Written
+from ohlcv_assets.storage.lake_versions import Version, kept_name, known_since
 from ohlcv_assets.storage.objects import StoredObject, open_store
-from ohlcv_assets.timestamps import Interval, iso
+from ohlcv_assets.storage.signature import BARS_FILE, Signature
+from ohlcv_assets.timestamps import Interval, to_ms
+
+__all__ = ["ABSENT_SCHEMA", "Lake", "Signature", "Version", "Written"]
 
 _log = get_logger()
 
-_FILE = "bars.parquet"
-_DAY_KEY = re.compile(rf".*/date=(\d{{4}}-\d{{2}}-\d{{2}})/{re.escape(_FILE)}")
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a dataset holds and how it came about: the folders of its path, in this order.
-
-    Raises:
-        UsageError: a part that is empty or could mean something in a path.
-    """
-
-    download_mode: str
-    downloading_entity: str
-    action_tag: str
-    data_format: str
-    data_type: str
-    contract_type: str
-    universe: str
-    vendor: str
-    exchange_id: str
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            part = getattr(self, field.name)
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part):
-                raise UsageError(
-                    f"{field.name}={part!r} cannot be part of a path", hint="use letters, digits, _ and -"
-                )
-
-    @classmethod
-    def daily(cls, market: Market, universe: Universe) -> Signature:
-        """The dataset that the daily REST download of a market and universe fills."""
-        return cls(
-            download_mode="periodic_daily",
-            downloading_entity="dagster",
-            action_tag="downloaded_1min",
-            data_format="parquet",
-            data_type="ohlcv",
-            contract_type=market.value,
-            universe=universe.path_form,
-            vendor="ccxt",
-            exchange_id=universe.exchange_id,
-        )
-
-    @property
-    def path(self) -> str:
-        """The parts, joined by /."""
-        return "/".join(getattr(self, field.name) for field in fields(self))
-
-    def key(self, day: date) -> str:
-        """The key of a UTC day's file."""
-        return f"{self.path}/date={day.isoformat()}/{_FILE}"
-
-
-@dataclass(frozen=True)
-class Written:
-    """What became of a day that was handed to the lake.
-
-    Attributes:
-        key: inside the lake; `location` is the full path or URL.
-        rows: bars in the file; `bytes` is its size.
-        content_hash: of keys and values (see `bars_file.content_hash`).
-        outcome: `unchanged` when the same content was there already (the object was not touched).
-        replaced_key: where the former content is kept, when there was one.
-    """
-
-    key: str
-    location: str
-    rows: int
-    bytes: int
-    content_hash: str
-    outcome: Literal["created", "unchanged", "replaced"]
-    replaced_key: str | None = None
-
-
-@dataclass(frozen=True)
-class _Day:
-    """A day on its way into the lake: its key, its bars as they will be stored, and what the file notes of them."""
-
-    key: str
-    bars: pl.DataFrame
-    content_hash: str
-    universe_hash: str | None
-
-    @classmethod
-    def of(cls, key: str, captured: pl.DataFrame, universe_hash: str | None) -> _Day:
-        """The day of these canonical bars; the lake knows them from now on."""
-        known = pl.lit(utc_now(), SCHEMA["knowledge_timestamp"])
-        return cls(key, captured.with_columns(knowledge_timestamp=known), content_hash(captured), universe_hash)
-
-    @cached_property
-    def file(self) -> bytes:
-        """The Parquet file: made when it is needed, which it is not for content that is there already."""
-        return encode(self.bars, universe_hash=self.universe_hash)
+_DAY_KEY = re.compile(rf".*/date=(\d{{4}}-\d{{2}}-\d{{2}})/{re.escape(BARS_FILE)}")
 
 
 class Lake:
@@ -171,7 +88,7 @@ class Lake:
             LakeConflict: the day is there with other content and `replace` is false, or another writer was faster.
             CorruptFile: the day is there, but damaged, and `replace` is false.
         """
-        new = _Day.of(signature.key(day), _of_day(canonical(bars), signature, day), universe_hash)
+        new = Day.of(signature, day, bars, universe_hash)
         stored = self._store.get(new.key)
         if stored is None:
             if self._put(new, replacing=None):
@@ -182,23 +99,115 @@ class Lake:
                 return self._written(new, "created")
         return self._second_write(new, stored, replace=replace)
 
-    def read_day(self, signature: Signature, day: date, *, symbols: Sequence[str] | None = None) -> pl.DataFrame:
+    def read_day(
+        self,
+        signature: Signature,
+        day: date,
+        *,
+        symbols: Sequence[str] | None = None,
+        as_of: datetime | None = None,
+    ) -> pl.DataFrame:
         """A UTC day's bars (`SCHEMA`), sorted by (symbol, timestamp).
 
         A whole day is compared with the hashes it was written with. With `symbols` only the row groups that hold
         them are read, and nothing is verified but that they can be read; a symbol that is not there gives no rows.
 
+        Args:
+            signature: the dataset.
+            day: the UTC day.
+            symbols: only these; None for all.
+            as_of: tz-aware; the version that was the current one then. None: the present one.
+
         Raises:
             DayMissing: the day is not in the lake.
+            NoBars: it was not yet there at `as_of`.
             CorruptFile: the content is not what was written.
+            NaiveTime: `as_of` has no time zone.
         """
-        key = signature.key(day)
+        key = signature.key(day) if as_of is None else self._version_at(signature, day, as_of).key
         if symbols is not None:
             return self._read_symbols(key, symbols)
         stored = self._store.get(key)
         if stored is None:
             raise _missing([self._store.location(key)])
         return decode(stored.content, self._store.location(key)).bars
+
+    def versions(self, signature: Signature, day: date) -> list[Version]:
+        """Every version of a day that can be read, oldest first; a damaged file that was replaced is none.
+
+        Raises:
+            DayMissing: the day is not in the lake.
+            CorruptFile: the present version is damaged.
+        """
+        key = signature.key(day)
+        current = Version(self._known_since(key), self._content_hash(key), key, current=True)
+        kept = {key: known_since(key) for key in self._store.keys(f"{signature.folder(day)}/replaced")}
+        # Who replaces a day keeps it first, and may be killed in between: then it is kept, and still the current one.
+        former = [
+            Version(known, self._content_hash(key), key, current=False)
+            for key, known in kept.items()
+            if known is not None and known != current.known_at
+        ]
+        return [*sorted(former, key=lambda version: version.known_at), current]
+
+    def changes(self, signature: Signature, day: date, since: datetime, until: datetime) -> pl.DataFrame:
+        """What became known of a day after `since` and up to `until`: the difference of the two as-of reads.
+
+        Args:
+            signature: the dataset.
+            day: the UTC day.
+            since: tz-aware; the day may have been unknown then, and every bar is new.
+            until: tz-aware.
+
+        Returns:
+            `changes.CHANGES_SCHEMA`; a bar's knowledge_timestamp is that of the version that was current at `until`.
+
+        Raises:
+            DayMissing: the day is not in the lake.
+            CorruptFile: the content is not what was written.
+            NaiveTime: a moment has no time zone.
+        """
+        before, after = (self._known_at(signature, day, moment) for moment in (since, until))
+        return changes(before, after)
+
+    def content_hash_of(self, signature: Signature, day: date) -> str:
+        """The content hash that the day's file notes (`bars_file.content_hash`), read without its rows.
+
+        Raises:
+            DayMissing: the day is not in the lake.
+            CorruptFile: no Parquet file, or one that notes no hash.
+        """
+        return self._content_hash(signature.key(day))
+
+    def write_absent(self, signature: Signature, day: date, absent: pl.DataFrame) -> str:
+        """Store which minutes of a UTC day are not there and why, over what was said before; its full path or URL.
+
+        Args:
+            signature: the dataset.
+            day: the UTC day.
+            absent: `ABSENT_SCHEMA`, any order; no rows say that nothing is absent.
+
+        Raises:
+            InvalidBars: other columns, no minute of the day, or one twice.
+        """
+        key = f"{signature.folder(day)}/{ABSENT_FILE}"
+        self._store.put(key, absent_file.encode(absent, Interval.of_day(day)))
+        return self._store.location(key)
+
+    def read_absent(self, signature: Signature, day: date) -> pl.DataFrame:
+        """Which minutes of a UTC day are known not to be there, and why.
+
+        Returns:
+            `ABSENT_SCHEMA`, sorted by (symbol, timestamp); no rows where nobody has said anything.
+
+        Raises:
+            CorruptFile: the file cannot be read.
+        """
+        key = f"{signature.folder(day)}/{ABSENT_FILE}"
+        stored = self._store.get(key)
+        if stored is None:
+            return pl.DataFrame(schema=ABSENT_SCHEMA)
+        return absent_file.decode(stored.content, self._store.location(key))
 
     def scan(self, signature: Signature, days: Sequence[date]) -> pl.LazyFrame:
         """The bars of these days (`SCHEMA`), read when collected: filters and columns are pushed down to the files.
@@ -227,8 +236,8 @@ class Lake:
         Raises:
             UsageError: no legal key, or one of a day's bars, which only `write_day` writes.
         """
-        if key.endswith(f"/{_FILE}") or "/replaced/" in key:
-            raise UsageError(f"{key!r} is a day's bars", hint="write them by write_day")
+        if key.endswith((f"/{BARS_FILE}", f"/{ABSENT_FILE}")) or "/replaced/" in key:
+            raise UsageError(f"{key!r} is a day's bars", hint="write them by write_day or write_absent")
         self._store.put(key, content)
         return self._store.location(key)
 
@@ -247,7 +256,7 @@ class Lake:
         """The full path or URL of a key."""
         return self._store.location(key)
 
-    def _second_write(self, new: _Day, stored: StoredObject, *, replace: bool) -> Written:
+    def _second_write(self, new: Day, stored: StoredObject, *, replace: bool) -> Written:
         location = self._store.location(new.key)
         try:
             former = decode(stored.content, location)
@@ -261,8 +270,8 @@ class Lake:
             raise _conflict(location, former, new)
         return self._replace(new, stored, former)
 
-    def _replace(self, new: _Day, stored: StoredObject, former: DayFile | None) -> Written:
-        kept = f"{new.key.removesuffix(_FILE)}replaced/{_kept_name(stored.content, former)}"
+    def _replace(self, new: Day, stored: StoredObject, former: DayFile | None) -> Written:
+        kept = f"{new.key.removesuffix(BARS_FILE)}replaced/{kept_name(stored.content, former)}"
         self._store.put(kept, stored.content)
         if not self._put(new, replacing=stored.e_tag) and self._read_back(new.key).content != new.file:
             raise LakeConflict(
@@ -272,7 +281,7 @@ class Lake:
         _log.info("day replaced in the lake", key=new.key, kept=kept, content_hash=new.content_hash)
         return self._written(new, "replaced", replaced_key=kept)
 
-    def _put(self, new: _Day, *, replacing: str | None) -> bool:
+    def _put(self, new: Day, *, replacing: str | None) -> bool:
         """Whether the day's file was put in the place of that version; what the store then says of it is checked."""
         tag = self._store.put_if(new.key, new.file, replacing=replacing)
         if tag is None:
@@ -290,7 +299,7 @@ class Lake:
 
     def _written(
         self,
-        new: _Day,
+        new: Day,
         outcome: Literal["created", "unchanged", "replaced"],
         *,
         stored_bytes: int | None = None,
@@ -317,40 +326,54 @@ class Lake:
         )
 
     def _read_symbols(self, key: str, symbols: Sequence[str]) -> pl.DataFrame:
-        location = self._store.location(key)
-        try:
+        with _polars_errors(self._store.location(key)):
             return self._scan([key]).filter(pl.col("symbol").is_in(list(symbols))).collect()
-        except FileNotFoundError as error:
-            raise _missing([location]) from error
-        except OSError as error:
-            raise LakeUnavailable(f"{location}: {str(error).splitlines()[0]}", hint="look at the store") from error
-        except BROKEN_PARQUET as error:
-            raise corrupt(location, str(error).splitlines()[0]) from error
+
+    def _content_hash(self, key: str) -> str:
+        location = self._store.location(key)
+        with _polars_errors(location):
+            noted = pl.read_parquet_metadata(
+                location, storage_options=self._store.scan_options(), credential_provider=None
+            )
+        return noted_content_hash(noted, location)
+
+    def _known_since(self, key: str) -> datetime:
+        with _polars_errors(self._store.location(key)):
+            known: datetime = self._scan([key]).select("knowledge_timestamp").head(1).collect().item()
+        return known
+
+    def _version_at(self, signature: Signature, day: date, as_of: datetime) -> Version:
+        to_ms(as_of)  # refuses a naive one
+        versions = self.versions(signature, day)
+        known = [version for version in versions if version.known_at <= as_of]
+        if known:
+            return known[-1]
+        raise NoBars(
+            f"{self._store.location(signature.key(day))} was not known at {as_of.isoformat()}",
+            hint=f"ask for {versions[0].known_at.isoformat()} or later, when it was first stored",
+        )
+
+    def _known_at(self, signature: Signature, day: date, moment: datetime) -> pl.DataFrame:
+        try:
+            return self.read_day(signature, day, as_of=moment)
+        except NoBars:
+            return pl.DataFrame(schema=SCHEMA)
 
 
-def _of_day(frame: pl.DataFrame, signature: Signature, day: date) -> pl.DataFrame:
-    interval = Interval.of_day(day)
-    inside = pl.col("timestamp").is_between(interval.start_ms, interval.end_ms, closed="left")
-    alien = frame.filter(~inside | (pl.col("market") != signature.contract_type))
-    if alien.is_empty():
-        return frame
-    first = alien.row(0, named=True)
-    raise InvalidBars(
-        f"{alien.height} of {frame.height} bars are not {signature.contract_type} bars of {day}, the first is "
-        f"{first['market']} {first['symbol']} {iso(first['timestamp'])}",
-        hint="hand each day's bars of one market to its own file",
-    )
+@contextmanager
+def _polars_errors(location: str) -> Iterator[None]:
+    """What polars raises when it reads a file of the lake by itself becomes ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _missing([location]) from error
+    except OSError as error:
+        raise LakeUnavailable(f"{location}: {str(error).splitlines()[0]}", hint="look at the store") from error
+    except BROKEN_PARQUET as error:
+        raise corrupt(location, str(error).splitlines()[0]) from error
 
 
-def _kept_name(content: bytes, former: DayFile | None) -> str:
-    """The same object always has the same name, so that keeping it twice keeps it once."""
-    if former is None:
-        return f"damaged-{hashlib.sha256(content).hexdigest()[:12]}.parquet"
-    known = former.bars["knowledge_timestamp"][0].strftime("%Y%m%dT%H%M%S.%fZ")
-    return f"{known}-{former.content_hash.removeprefix('sha256:')[:12]}.parquet"
-
-
-def _conflict(location: str, former: DayFile | None, new: _Day) -> LakeConflict:
+def _conflict(location: str, former: DayFile | None, new: Day) -> LakeConflict:
     there = f"{former.content_hash[:19]} ({former.bars.height} bars)" if former else "a damaged file"
     return LakeConflict(
         f"{location} holds {there}, the new bars are {new.content_hash[:19]} ({new.bars.height} bars)",

@@ -23,6 +23,7 @@ from ohlcv_assets.errors import InvalidBars
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.storage import quality_statements as statements
 from ohlcv_assets.storage.database import Database
+from ohlcv_assets.storage.frames import conformed
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, floor_to, from_ms, iso, to_ms
 
 _UTC_MICROSECONDS = pl.Datetime("us", "UTC")
@@ -106,7 +107,7 @@ class QualityStore:
         Returns:
             How many were new.
         """
-        ready = _conformed(rows, STREAM_MINUTES_SCHEMA, "minutes of the connection log")
+        ready = conformed(rows, STREAM_MINUTES_SCHEMA, "minutes of the connection log")
         return self._inserted(statements.INSERT_STREAM_MINUTES, ready)
 
     def stream_minutes(self, market: Market, interval: Interval) -> pl.DataFrame:
@@ -123,7 +124,7 @@ class QualityStore:
         Returns:
             How many were new.
         """
-        return self._inserted(statements.INSERT_REPAIRS, _conformed(rows, REPAIRS_SCHEMA, "repairs"))
+        return self._inserted(statements.INSERT_REPAIRS, conformed(rows, REPAIRS_SCHEMA, "repairs"))
 
     def repairs(self, market: Market, interval: Interval) -> pl.DataFrame:
         """Every decision about bars of the interval, oldest first: `REPAIRS_SCHEMA`, then `repair` (Int64), `knowledge_timestamp`."""
@@ -157,7 +158,7 @@ class QualityStore:
         Raises:
             InvalidBars: the ranges do not cover symbols times minutes exactly once; nothing was stored.
         """
-        ready = _conformed(ranges, RANGES_SCHEMA, "ranges of the ledger").sort("symbol", "start")
+        ready = conformed(ranges, RANGES_SCHEMA, "ranges of the ledger").sort("symbol", "start")
         _check_whole(ready, interval, bars_expected)
         symbols = bars_expected // len(interval.minutes)
         parts = [(part, _clipped(ready, part), symbols * len(part.minutes)) for part in _by_day(interval)]
@@ -236,18 +237,6 @@ class QualityStore:
 def _json(detail: Mapping[str, Any]) -> str:
     # JSON has no NaN, and a finding is not lost for a number that is none.
     return json.dumps(json.loads(json.dumps(detail, default=str), parse_constant=str), ensure_ascii=False)
-
-
-def _conformed(frame: pl.DataFrame, schema: Mapping[str, pl.DataType], what: str) -> pl.DataFrame:
-    """These columns of the frame, in order. A column of nothing but null may have no dtype yet; nothing else is cast."""
-    found = {name: frame.schema.get(name) for name in schema}
-    wrong = {name: found[name] for name in schema if found[name] not in (schema[name], pl.Null())}
-    if wrong:
-        raise InvalidBars(
-            f"these are no {what}: {', '.join(f'{name} is {dtype}' for name, dtype in wrong.items())}",
-            hint=f"give the columns {', '.join(f'{name} {dtype}' for name, dtype in schema.items())}",
-        )
-    return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 
 def _by_day(interval: Interval) -> list[Interval]:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from psycopg import sql
 
-from ohlcv_assets.bars import CAPTURED_SCHEMA, SCHEMA, SQL_TYPES, VALUES
+from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, SCHEMA, SQL_TYPES, VALUES
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.timestamps import Interval
 
@@ -99,6 +99,43 @@ def revisions(market: Market, interval: Interval) -> sql.Composed:
     """Every later capture that differed. Columns: `SCHEMA`, then `channel, run_id, reason, revision`."""
     columns = (*SCHEMA, "channel", "run_id", "reason", "revision")
     return _select(columns, sql.Identifier("bar_revisions"), market, interval, None)
+
+
+def first_known(
+    market: Market, interval: Interval, symbols: Sequence[str] | None, since: datetime, until: datetime
+) -> sql.Composed:
+    """The key of the bars first stored after `since` and up to `until`, and when. Columns: `SCHEMA`, less the values."""
+    columns = (*KEY, "knowledge_timestamp")
+    return _select(columns, sql.Identifier("bars"), market, interval, symbols) + _between(since, until)
+
+
+def revised(
+    market: Market, interval: Interval, symbols: Sequence[str] | None, since: datetime, until: datetime
+) -> sql.Composed:
+    """The revisions stored after `since` and up to `until`. Columns: `SCHEMA`, then `reason, revision`."""
+    columns = (*SCHEMA, "reason", "revision")
+    return _select(columns, sql.Identifier("bar_revisions"), market, interval, symbols) + _between(since, until)
+
+
+def before_revised(
+    market: Market, interval: Interval, symbols: Sequence[str] | None, since: datetime, until: datetime
+) -> sql.Composed:
+    """What was known at `since` of the bars that `revised` tells of. Columns: `SCHEMA`."""
+    table = sql.SQL("bars_as_of({since}::timestamptz)").format(since=sql.Literal(since))
+    concerned = _select(("timestamp", "symbol"), sql.Identifier("bar_revisions"), market, interval, symbols)
+    return (
+        _select(tuple(SCHEMA), table, market, interval, symbols)
+        + sql.SQL(' and ("timestamp", symbol) in (')
+        + concerned
+        + _between(since, until)
+        + sql.SQL(")")
+    )
+
+
+def _between(since: datetime, until: datetime) -> sql.Composed:
+    return sql.SQL(
+        " and knowledge_timestamp > {since}::timestamptz and knowledge_timestamp <= {until}::timestamptz"
+    ).format(since=sql.Literal(since), until=sql.Literal(until))
 
 
 def _select(

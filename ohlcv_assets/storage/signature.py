@@ -1,0 +1,70 @@
+"""The signature of a dataset: what it holds and how it came about, said by the folders of its path.
+
+Lives here: the parts of a path and the keys of a day made of them. Does not: what lies under a key (lake.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from datetime import date
+
+from ohlcv_assets.errors import UsageError
+from ohlcv_assets.instruments import Market, Universe
+
+BARS_FILE = "bars.parquet"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a dataset holds and how it came about: the folders of its path, in this order.
+
+    Raises:
+        UsageError: a part that is empty or could mean something in a path.
+    """
+
+    download_mode: str
+    downloading_entity: str
+    action_tag: str
+    data_format: str
+    data_type: str
+    contract_type: str
+    universe: str
+    vendor: str
+    exchange_id: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part):
+                raise UsageError(
+                    f"{field.name}={part!r} cannot be part of a path", hint="use letters, digits, _ and -"
+                )
+
+    @classmethod
+    def daily(cls, market: Market, universe: Universe) -> Signature:
+        """The dataset that the daily REST download of a market and universe fills."""
+        return cls(
+            download_mode="periodic_daily",
+            downloading_entity="dagster",
+            action_tag="downloaded_1min",
+            data_format="parquet",
+            data_type="ohlcv",
+            contract_type=market.value,
+            universe=universe.path_form,
+            vendor="ccxt",
+            exchange_id=universe.exchange_id,
+        )
+
+    @property
+    def path(self) -> str:
+        """The parts, joined by /."""
+        return "/".join(getattr(self, field.name) for field in fields(self))
+
+    def key(self, day: date) -> str:
+        """The key of a UTC day's file."""
+        return f"{self.folder(day)}/{BARS_FILE}"
+
+    def folder(self, day: date) -> str:
+        """The folder of a UTC day: its bars, what is absent from them, and what was replaced."""
+        return f"{self.path}/date={day.isoformat()}"
