@@ -1,6 +1,10 @@
 """Promises of universes: a version's name means the same set of symbols for ever."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ohlcv_assets.errors import UniverseChanged, UnknownSymbol, UnknownUniverse
-from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
+from ohlcv_assets.instruments import (
+    Market,
+    Symbol,
+    Universe,
+    load_universe,
+    next_version,
+    release_next,
+    release_universe,
+    released_versions,
+)
+from ohlcv_assets.listing_times import ListingTimes, Span
 
 SHIPPED = Path(__file__).resolve().parents[2] / "universes"
 BASES = ["BTC", "ETH", "SOL", "XRP", "ADA", "币安人生"]
@@ -21,6 +35,12 @@ def universe_of(spot=("BTC",), futures=("BTC",), version="v1.0"):
         version,
         {Market.SPOT: [f"{base}/USDT" for base in spot], Market.FUTURES: [f"{base}/USDT:USDT" for base in futures]},
     )
+
+
+def with_times(since_ms=0, until_ms=None, source="since first bar", name="BTCUSDT"):
+    """A universe whose BTC/USDT has these listing times."""
+    times = ListingTimes(name, (Span(since_ms, until_ms, source),))
+    return Universe.of("v1.0", {Market.SPOT: ["BTC/USDT", "ETH/USDT"]}, listings={Symbol("BTC/USDT"): times})
 
 
 @pytest.fixture
@@ -100,6 +120,102 @@ def test_a_new_version_leaves_the_old_ones(released):
     assert load_universe("v1.1", released).symbols[Market.SPOT] == ("ETH/USDT",)
 
 
+@pytest.mark.parametrize(
+    "other", [{"since_ms": 1}, {"until_ms": 9}, {"source": "since onboardDate"}, {"name": "XBTUSDT"}], ids=str
+)
+def test_other_listing_times_have_another_hash(other):
+    """Whatever is said of a symbol's listing is part of what the version means."""
+    assert with_times(**other).content_hash != with_times().content_hash
+
+
+def test_without_times_a_universe_is_written_as_ever():
+    """A universe that knows no times has no word of them in its file, and the hash that it had before there were any."""
+    universe = universe_of()
+    assert "listings" not in json.loads(universe.to_json())
+    assert universe.content_hash == "sha256:d1b275bce51c4ef9a34bccd49e9fddba96df54c80c056ad22ca7396822782122"
+
+
+def test_times_of_a_symbol_that_is_not_there_are_refused():
+    """Listing times belong to symbols of the universe."""
+    times = ListingTimes("BTCUSDT", (Span(0, None, ""),))
+    with pytest.raises(UnknownSymbol, match="BTC/USDT"):
+        Universe.of("v1.0", {Market.SPOT: ["ETH/USDT"]}, listings={Symbol("BTC/USDT"): times})
+
+
+def test_listing_times_come_back_as_they_were_released(tmp_path):
+    """Every span of a symbol that came back is loaded again, and the universe is equal."""
+    spans = (Span(None, 1_000, "until last bar"), Span(2_000, None, "since onboardDate"))
+    universe = Universe.of(
+        "v1.0", {Market.SPOT: ["BSV/USDT"]}, listings={Symbol("BSV/USDT"): ListingTimes("BCHSVUSDT", spans)}
+    )
+    release_universe(universe, tmp_path)
+    assert load_universe("v1.0", tmp_path) == universe
+
+
+def test_the_next_version_counts_on(tmp_path):
+    """The number after the newest, as numbers and not as text; the first is v1.0."""
+    assert next_version(tmp_path) == "v1.0"
+    for version in ("v1.9", "v1.10", "v1.2"):
+        release_universe(universe_of([version[1:].replace(".", "")], version=version), tmp_path)
+    assert next_version(tmp_path) == "v1.11"
+    assert list(released_versions(tmp_path)) == ["v1.2", "v1.9", "v1.10"]
+
+
+def test_the_newest_is_not_released_again_under_another_name(released):
+    """The same content as the newest version is that version."""
+    assert release_next(universe_of(version="v0"), released).version == "v1.0"
+    assert release_next(universe_of(["ETH"], version="v0"), released).version == "v1.1"
+    assert list(released_versions(released)) == ["v1.0", "v1.1"]
+
+
+_RELEASE = """
+import sys
+from pathlib import Path
+from ohlcv_assets.instruments import Market, Universe, release_next
+print("ready", flush=True)
+sys.stdin.readline()
+for count in range(int(sys.argv[3])):
+    symbols = [f"{sys.argv[2]}{count}N{number}/USDT" for number in range(400)]
+    print(release_next(Universe.of("v0", {Market.SPOT: symbols}), Path(sys.argv[1])).version, flush=True)
+"""
+
+
+def _releasing(folder, name, count):
+    """A process that releases so many universes, once it is told to."""
+    command = [sys.executable, "-c", _RELEASE, str(folder), name, str(count)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_processes_that_release_at_once_get_a_version_each(tmp_path):
+    """Four processes that release at the same time lose nothing: every version is there, and is one process's."""
+    processes = [_releasing(tmp_path, name, 5) for name in "ABCD"]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert sorted(version for versions in said for version in versions) == sorted(f"v1.{n}" for n in range(20))
+    for name, versions in zip("ABCD", said, strict=True):
+        for version in versions:
+            assert all(s.startswith(name) for s in load_universe(version, tmp_path).symbols[Market.SPOT])
+
+
+@pytest.mark.parametrize("delay_ms", range(0, 40, 4))
+def test_a_kill_leaves_whole_versions(tmp_path, delay_ms):
+    """A process that is killed while it releases leaves no torn file, and nothing that stops the next release."""
+    process = _releasing(tmp_path, "A", 200)
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    time.sleep(delay_ms / 1000)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = released_versions(tmp_path)
+    assert [load_universe(version, tmp_path).content_hash for version in before] == list(before.values())
+    named = release_next(universe_of(), tmp_path)
+    assert load_universe(named.version, tmp_path) == named
+
+
 def _with(change):
     """A function that changes the parsed content of a universe file."""
 
@@ -111,6 +227,8 @@ def _with(change):
     return edit
 
 
+_SPAN = {"since_ms": 0, "until_ms": None, "source": ""}
+_TIMES = {"exchange_name": "BTCUSDT", "spans": [_SPAN]}
 CHANGES = {
     "a symbol more": _with(lambda content: content["symbols"]["spot"].append("ETH/USDT")),
     "a symbol less": _with(lambda content: content["symbols"]["spot"].clear()),
@@ -125,6 +243,16 @@ CHANGES = {
     "another hash shown": _with(lambda content: content.update(content_hash="sha256:" + "0" * 64)),
     "no hash shown": _with(lambda content: content.pop("content_hash")),
     "no symbols": _with(lambda content: content.pop("symbols")),
+    "times of no symbol of it": _with(lambda content: content.update(listings={"ETH/USDT": _TIMES})),
+    "times of its symbol": _with(lambda content: content.update(listings={"BTC/USDT": _TIMES})),
+    "times that are a text": _with(
+        lambda content: content.update(listings={"BTC/USDT": _TIMES | {"spans": [_SPAN | {"since_ms": "0"}]}})
+    ),
+    "a span from its end to its beginning": _with(
+        lambda content: content.update(listings={"BTC/USDT": _TIMES | {"spans": [_SPAN | {"until_ms": -1}]}})
+    ),
+    "no span": _with(lambda content: content.update(listings={"BTC/USDT": _TIMES | {"spans": []}})),
+    "a list of times": _with(lambda content: content.update(listings=[])),
     "a list": lambda _: "[]",
     "nothing": lambda _: "",
     "half of it": lambda text: text[: len(text) // 2],
