@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -24,6 +25,8 @@ from ohlcv_assets.timestamps import MINUTE_MS, parse_time
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ohlcv_assets.quality.verdict import Verdict
 
 _PRICES = ("open", "high", "low", "close")
 _AMOUNTS = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
@@ -56,11 +59,15 @@ class Validation:
         rows: bars looked at.
         broken: the names of the invariants of which some expectation was not met, in the order of bars.py.
         result: its own validation result, as JSON knows it: plain values only.
+        version: of Great Expectations.
+        note: what a reader must know of how it came about; empty for an ordinary one.
     """
 
     rows: int
     broken: tuple[str, ...]
     result: Mapping[str, Any]
+    version: str
+    note: str = ""
 
     @property
     def is_sound(self) -> bool:
@@ -126,7 +133,20 @@ def validate(frame: pl.DataFrame) -> Validation:
     bars = conform(frame)
     result = _run(_as_pandas(bars))
     failed = {one["expectation_config"]["meta"]["invariant"] for one in result["results"] if not one["success"]}
-    return Validation(bars.height, tuple(one.name for one in INVARIANTS if one.name in failed), result)
+    broken = tuple(one.name for one in INVARIANTS if one.name in failed)
+    return Validation(bars.height, broken, result, version("great-expectations"))
+
+
+def validate_sides(verdict: Verdict) -> dict[str, Validation]:
+    """What Great Expectations finds on each side of a verdict, by side.
+
+    Where both sides are equal, bar for bar and value for value, one of them is looked at and stands for both.
+    """
+    fetched = validate(verdict.fetched)
+    if verdict.match.is_match:
+        note = "the other side, equal to it in every value, was looked at"
+        return {"streamed": replace(fetched, note=note), "fetched": fetched}
+    return {"streamed": validate(verdict.streamed), "fetched": fetched}
 
 
 def _as_pandas(bars: pl.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Soundness: does every bar obey every invariant of bars.py?
 
 Lives here: the count of what is broken, by the invariant's name. Does not: the invariants themselves (bars.py), or the
-report of the same by Great Expectations. Unlike `bars.validate`, the gate of the stores, this looks at bars that are
+same said again by Great Expectations (expectations.py). Unlike `bars.validate`, the gate of the stores, this looks at bars that are
 already stored and goes on after the first broken one.
 """
 
@@ -33,6 +33,11 @@ class Soundness:
     def is_sound(self) -> bool:
         """Whether there are bars and none breaks an invariant."""
         return self.rows > 0 and self.violations.is_empty()
+
+    @property
+    def broken_names(self) -> tuple[str, ...]:
+        """The names of the invariants that some bar breaks, in the order of bars.py."""
+        return tuple(name for name, times in self.broken.items() if times)
 
 
 def soundness(frame: pl.DataFrame) -> Soundness:

@@ -1,0 +1,168 @@
+"""The heat map of a verdict: every symbol a row, time from left to right, the worst of each cell as its colour.
+
+Lives here: which state each expected minute has in the picture, and the picture (PNG). Does not: what is right or wrong
+(verdict.py), or where the picture is shown. matplotlib is imported when a picture is drawn.
+
+The states here are what can be seen of one comparison. Why a minute is missing is the ledger's to say.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ohlcv_assets.timestamps import MINUTE_MS, from_ms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ohlcv_assets.quality.verdict import Verdict
+
+#: What a picture may weigh: Dagster keeps it with every evaluation.
+LIMIT_BYTES = 100_000
+
+
+class Cell(IntEnum):
+    """What is seen of one expected minute of one symbol; of several in one cell the last of these counts."""
+
+    EQUAL = 0
+    ONLY_FETCHED = 1
+    ONLY_STREAMED = 2
+    MISSING = 3
+    DIFFERING = 4
+    DUPLICATE = 5
+
+
+#: Told apart also by those who do not see red and green alike: the good is pale, the rest is strong.
+_COLOURS = {
+    Cell.EQUAL: ("#bfe3c8", "equal on both sides"),
+    Cell.ONLY_FETCHED: ("#f0a020", "not streamed"),
+    Cell.ONLY_STREAMED: ("#2f7ed8", "not fetched"),
+    Cell.MISSING: ("#6b3fa0", "on neither side"),
+    Cell.DIFFERING: ("#d62728", "values differ"),
+    Cell.DUPLICATE: ("#e0218a", "there twice"),
+}
+_KINDS = {
+    "only_right": Cell.ONLY_FETCHED,
+    "only_left": Cell.ONLY_STREAMED,
+    "value_differs": Cell.DIFFERING,
+    "duplicate_left": Cell.DUPLICATE,
+    "duplicate_right": Cell.DUPLICATE,
+}
+_GREY = "#808080"
+_MOST_COLUMNS = 96
+_MOST_LABELS = 40
+
+
+def cells(verdict: Verdict) -> NDArray[np.int8]:
+    """A `Cell` for every symbol (in the verdict's order) and minute of the interval: `[symbols, minutes]`."""
+    grid = np.zeros((len(verdict.symbols), len(verdict.interval.minutes)), dtype=np.int8)
+    kinds = pl.col("kind").replace_strict({kind: int(cell) for kind, cell in _KINDS.items()}, return_dtype=pl.Int8)
+    _paint(grid, verdict, verdict.both_lack().with_columns(cell=pl.lit(int(Cell.MISSING), pl.Int8)))
+    _paint(grid, verdict, verdict.match.differences.select("symbol", "timestamp", cell=kinds))
+    return grid
+
+
+def heat_map(verdict: Verdict) -> bytes:
+    """The picture, a PNG of at most 100,000 bytes with a transparent ground, for light and dark pages."""
+    grid = _binned(cells(verdict))
+    for dpi in (110, 80, 50):
+        picture = _drawn(verdict, grid, dpi)
+        if len(picture) <= LIMIT_BYTES:
+            return picture
+    return _drawn(verdict, grid[:: len(grid) // 100 + 1], 40)
+
+
+def data_uri(picture: bytes) -> str:
+    """The picture as text that a page can hold."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def _paint(grid: NDArray[np.int8], verdict: Verdict, states: pl.DataFrame) -> None:
+    """Write the states into the grid; what lies outside of it, a strange symbol or time, has no place there."""
+    rows = pl.DataFrame({"symbol": verdict.symbols}, schema={"symbol": pl.String}).with_row_index("row")
+    column = ((pl.col("timestamp") - verdict.interval.minutes.start) // MINUTE_MS).alias("column")
+    placed = (
+        states.join(rows, on="symbol").with_columns(column).filter(pl.col("column").is_between(0, grid.shape[1] - 1))
+    )
+    at = (placed["row"].to_numpy(), placed["column"].to_numpy())
+    np.maximum.at(grid, at, placed["cell"].to_numpy())
+
+
+def _binned(grid: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The worst of consecutive minutes, so that at most 96 columns are left: a quarter of an hour of a day."""
+    width = -(-grid.shape[1] // _MOST_COLUMNS)
+    padded = np.pad(grid, ((0, 0), (0, -grid.shape[1] % width)))
+    worst: NDArray[np.int8] = padded.reshape(len(grid), -1, width).max(axis=2)
+    return worst
+
+
+def _drawn(verdict: Verdict, grid: NDArray[np.int8], dpi: int) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = min(max(0.17 * len(grid), 0.5), 7.5) + 0.9
+    figure = Figure(figsize=(10.4, height), dpi=dpi, layout="constrained", facecolor="none")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _fill(axes, grid)
+    _label_times(axes, verdict, grid.shape[1])
+    _label_symbols(axes, verdict.symbols, grid)
+    _add_legend(figure, grid)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", transparent=True)
+    return content.getvalue()
+
+
+def _fill(axes: Axes, grid: NDArray[np.int8]) -> None:
+    from matplotlib.colors import ListedColormap
+
+    colours = ListedColormap([_COLOURS[cell][0] for cell in Cell])
+    axes.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, vmin=0, vmax=len(Cell) - 1)
+    axes.tick_params(colors=_GREY, labelsize=8, length=2)
+    axes.spines[:].set_visible(False)
+
+
+def _label_times(axes: Axes, verdict: Verdict, columns: int) -> None:
+    interval = verdict.interval
+    ticks = list(range(0, columns + 1, max(columns // 12, 1)))
+    span_ms = interval.end_ms - interval.start_ms
+    times = [from_ms(interval.start_ms + span_ms * tick // max(columns, 1)) for tick in ticks]
+    axes.set_xticks([tick - 0.5 for tick in ticks], [f"{time:%H:%M}" for time in times])
+
+
+def _label_symbols(axes: Axes, symbols: tuple[str, ...], grid: NDArray[np.int8]) -> None:
+    rows = range(len(symbols)) if len(symbols) <= _MOST_LABELS else _worst_rows(grid)
+    # The font has no letters of every script that a symbol may be written in.
+    axes.set_yticks(list(rows), [symbols[row].encode("ascii", "replace").decode() for row in rows])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+        label.set_fontsize(7)
+
+
+def _worst_rows(grid: NDArray[np.int8]) -> list[int]:
+    """The rows with the most spoiled cells, so far apart that their labels do not overlap."""
+    spoiled = (grid > Cell.EQUAL).sum(axis=1)
+    apart = len(grid) / _MOST_LABELS
+    chosen: list[int] = []
+    for row in np.argsort(-spoiled, kind="stable").tolist():
+        if spoiled[row] and all(abs(row - other) >= apart for other in chosen):
+            chosen.append(row)
+    return sorted(chosen)
+
+
+def _add_legend(figure: Figure, grid: NDArray[np.int8]) -> None:
+    from matplotlib.patches import Patch
+
+    present: Any = [Cell.EQUAL, *(Cell(value) for value in np.unique(grid) if value)]
+    patches = [Patch(color=_COLOURS[cell][0], label=_COLOURS[cell][1]) for cell in present]
+    legend = figure.legend(handles=patches, loc="outside upper left", ncols=len(patches), frameon=False, fontsize=8)
+    for text in legend.get_texts():
+        text.set_color(_GREY)

@@ -1,0 +1,276 @@
+"""The two pages of a verdict: the match of both sides, and the soundness of each.
+
+Lives here: what goes where on a page, and numbers as people read them. Does not: the numbers (findings.py), the layout (the
+templates), or files (quality/results.py). A page loads nothing: its style, pictures and drawings are in it, and it has no script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from ohlcv_assets.bars import INVARIANTS
+from ohlcv_assets.quality import sentences
+from ohlcv_assets.quality.completeness import Coverage, missing_ranges
+from ohlcv_assets.quality.heat_map import data_uri
+from ohlcv_assets.quality.report.charts import chart
+from ohlcv_assets.quality.report.findings import DifferingBar, by_symbol, differing_bars
+from ohlcv_assets.timestamps import MINUTE_MS, iso
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from ohlcv_assets.quality.expectations import Validation
+    from ohlcv_assets.quality.soundness import Soundness
+    from ohlcv_assets.quality.verdict import Verdict
+
+_SHOWN_RANGES = 50
+_SHOWN_SYMBOLS = 200
+_SHOWN_BARS = 5
+
+
+def match_page(verdict: Verdict, heat_map: bytes, made_at: datetime) -> str:
+    """The report on a match: what is equal, what is not, where and when; one HTML page.
+
+    Args:
+        verdict: both sides of one interval.
+        heat_map: `heat_map.heat_map(verdict)`.
+        made_at: when, UTC.
+    """
+    bars = differing_bars(verdict)
+    symbols = by_symbol(verdict)
+    spoiled = symbols.filter(pl.col("problems") > 0)
+    return (
+        _templates()
+        .get_template("match.html.j2")
+        .render(
+            **_header(verdict, made_at),
+            passed=_is_clean(verdict),
+            headline=_headline(verdict),
+            sentence=_sentence(verdict),
+            tiles=_tiles(verdict),
+            heat_map=data_uri(heat_map),
+            cards=[_card(bar) for bar in bars],
+            bars_in_all=verdict.match.union - verdict.match.equal,
+            bars_shown=sum(bar.minutes for bar in bars),
+            missing=[side for side in _missing(verdict) if side["bars"]],
+            spoiled=spoiled.head(_SHOWN_SYMBOLS).to_dicts(),
+            more_spoiled=max(0, spoiled.height - _SHOWN_SYMBOLS),
+            clean=symbols.filter(pl.col("problems") == 0).to_dicts(),
+            sides=_sides(verdict),
+        )
+    )
+
+
+def soundness_page(verdict: Verdict, validations: Mapping[str, Validation], made_at: datetime) -> str:
+    """What Great Expectations found on each side, beside what polars found; one HTML page.
+
+    Args:
+        verdict: both sides of one interval.
+        validations: by side, `streamed` and `fetched`.
+        made_at: when, UTC.
+    """
+    found = {"streamed": verdict.streamed_soundness, "fetched": verdict.fetched_soundness}
+    agree = all(validations[side].broken == one.broken_names for side, one in found.items())
+    sound = all(one.is_sound for one in found.values())
+    broken = sum(one.violations.height for one in found.values())
+    return (
+        _templates()
+        .get_template("soundness.html.j2")
+        .render(
+            **_header(verdict, made_at),
+            version=next(iter(validations.values())).version,
+            passed=agree and sound,
+            headline="Every bar is sound" if sound else f"{broken:,} times an invariant is broken",
+            sentence="polars and Great Expectations agree."
+            if agree
+            else "polars and Great Expectations do not agree.",
+            sides=[_validated(side, found[side], validation) for side, validation in validations.items()],
+        )
+    )
+
+
+def percent(share: float) -> str:
+    """100 % only for exactly all; never rounded up to it."""
+    if share == 100.0:
+        return "100 %"
+    return f"{min(share, 99.9999):.4f} %"
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("ohlcv_assets.quality.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["percent"] = percent
+    return templates
+
+
+def _header(verdict: Verdict, made_at: datetime) -> dict[str, Any]:
+    interval = verdict.interval
+    return {
+        "title": f"{verdict.market} {iso(interval.start_ms)}",
+        "market": verdict.market.value,
+        "interval": f"{iso(interval.start_ms)} to {iso(interval.end_ms)}",
+        "symbol_count": len(verdict.symbols),
+        "minutes": len(interval.minutes),
+        "expected": verdict.streamed_coverage.expected,
+        "made_at": f"{made_at:%Y-%m-%d %H:%M:%S} UTC",
+    }
+
+
+def _is_clean(verdict: Verdict) -> bool:
+    return verdict.match.is_match and verdict.streamed_coverage.is_complete and verdict.fetched_coverage.is_complete
+
+
+def _headline(verdict: Verdict) -> str:
+    if _is_clean(verdict):
+        return "100 %: every expected bar is there, once, and the same on both sides"
+    if verdict.match.is_match:
+        return f"The bars that are there match, and {verdict.both_lack().height:,} are on neither side"
+    return f"{percent(verdict.match.match_pct)} match"
+
+
+def _sentence(verdict: Verdict) -> str:
+    said = sentences.of_match(verdict.match)
+    return said[:1].upper() + said[1:] + "."
+
+
+def _tiles(verdict: Verdict) -> list[dict[str, str]]:
+    match = verdict.match
+    problems = {
+        "values differ": match.differing,
+        "only streamed": match.only_left,
+        "only fetched": match.only_right,
+        "there twice": match.duplicated,
+        "on neither side": verdict.both_lack().height,
+    }
+    numbers = {"expected": verdict.streamed_coverage.expected, "equal": match.equal}
+    tone = "good" if match.is_match else "bad"
+    return [
+        {"name": "match, of all bars there are", "value": percent(match.match_pct), "tone": tone},
+        *({"name": f"bars {name}", "value": f"{count:,}", "tone": ""} for name, count in numbers.items()),
+        *(
+            {"name": f"bars: {name}", "value": f"{count:,}", "tone": "bad" if count else ""}
+            for name, count in problems.items()
+        ),
+    ]
+
+
+def _card(bar: DifferingBar) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    rows = [
+        {
+            "what": row["column"] or f"{sentences.KINDS[row['kind']]}: rows",
+            "streamed": _shown(row["left"]),
+            "fetched": _shown(row["right"]),
+            "difference": _difference(row["left"], row["right"]) if row["column"] else "",
+        }
+        for row in bar.rows
+    ]
+    more = f", and the {bar.minutes - 1} minutes after it" if bar.minutes > 1 else ""
+    # The drawing is made of numbers and of names of columns: nothing that came from outside.
+    drawing = Markup(chart(bar))  # noqa: S704
+    return {"symbol": bar.symbol, "time": iso(bar.timestamp) + more, "rows": rows, "chart": drawing}
+
+
+def _shown(value: float | None) -> str:
+    """Every digit that a double has; a whole number without its point."""
+    if value is None:
+        return "null"
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def _difference(left: float | None, right: float | None) -> str:
+    if left is None or right is None or not math.isfinite(left - right):
+        return ""
+    share = f" ({100 * (left - right) / right:+.3g} %)" if right else ""
+    return f"{left - right:+.6g}{share}"
+
+
+def _missing(verdict: Verdict) -> list[dict[str, Any]]:
+    sides = {"streamed": verdict.streamed_coverage, "fetched": verdict.fetched_coverage}
+    return [_missing_side(name, found) for name, found in sides.items()]
+
+
+def _missing_side(name: str, found: Coverage) -> dict[str, Any]:
+    ranges = missing_ranges(found.missing)
+    rows = [
+        {
+            "start": iso(row["start"]),
+            "end": iso(row["end"]),
+            "minutes": (row["end"] - row["start"]) // MINUTE_MS,
+            "symbols": row["example"] + (f" and {row['symbols'] - 1} more" if row["symbols"] > 1 else ""),
+            "bars": row["bars"],
+        }
+        for row in ranges.head(_SHOWN_RANGES).to_dicts()
+    ]
+    more = max(0, ranges.height - _SHOWN_RANGES)
+    return {"name": name, "bars": found.missing.height, "ranges": rows, "more": more}
+
+
+def _sides(verdict: Verdict) -> list[dict[str, Any]]:
+    sides = {
+        "streamed": (verdict.streamed_coverage, verdict.streamed_soundness),
+        "fetched": (verdict.fetched_coverage, verdict.fetched_soundness),
+    }
+    return [
+        {"name": name, **found.counts(), "broken": sound.violations.height} for name, (found, sound) in sides.items()
+    ]
+
+
+def _validated(side: str, found: Soundness, validation: Validation) -> dict[str, Any]:
+    results = validation.result["results"]
+    return {
+        "name": side,
+        "rows": validation.rows,
+        "asked": len(results),
+        "met": sum(one["success"] for one in results),
+        "same_as": validation.note,
+        "invariants": [_invariant(invariant.name, invariant.sentence, found, results) for invariant in INVARIANTS],
+        "failed": [_failed(one) for one in results if not one["success"]],
+    }
+
+
+def _invariant(name: str, sentence: str, found: Soundness, results: list[dict[str, Any]]) -> dict[str, Any]:
+    asked = [one for one in results if one["expectation_config"]["meta"]["invariant"] == name]
+    met = sum(one["success"] for one in asked)
+    broken = found.broken[name]
+    agree = (met == len(asked)) == (broken == 0)
+    verdict = "they do not agree" if not agree else "broken" if broken else "holds"
+    tone = "good" if agree and not broken else "bad"
+    counts = {"asked": len(asked), "met": met, "broken": broken}
+    return {"name": name, "sentence": sentence, "verdict": verdict, "tone": tone, **counts}
+
+
+def _failed(one: Mapping[str, Any]) -> dict[str, Any]:
+    config, result = one["expectation_config"], one["result"]
+    columns = [config["kwargs"][name] for name in ("column", "column_A", "column_B") if name in config["kwargs"]]
+    bars = [
+        {
+            "symbol": str(row.get("symbol")),
+            "time": iso(int(row["timestamp"])) if row.get("timestamp") is not None else "without a time",
+            "value": ", ".join(f"{name} {row.get(name)}" for name in columns),
+        }
+        for row in result.get("partial_unexpected_index_list", [])[:_SHOWN_BARS]
+    ]
+    return {
+        "sentence": " and ".join(columns),
+        "kind": config["type"],
+        "invariant": config["meta"]["invariant"],
+        "unexpected": result.get("unexpected_count", 0),
+        "asked": result.get("element_count", 0),
+        "bars": bars,
+    }
