@@ -71,16 +71,22 @@ class Database:
         self._writer: psycopg.Connection | None = None
 
     @classmethod
-    def open(cls, settings: Settings) -> Database:
+    def open(cls, settings: Settings, *, patience_s: float = _PATIENCE_S) -> Database:
         """The database of these settings, its server started and its tables made or brought up to date.
 
-        A local server that dies later is started again by whoever misses it; one that is stopped is waited for.
+        A server that is away at this moment is waited for, as in every later call. A local one that dies later is
+        started again by whoever misses it; one that is stopped is waited for.
+
+        Args:
+            settings: where the server is.
+            patience_s: how many seconds an unavailable server is waited for, now and in each call.
 
         Raises:
             DatabaseUnavailable: the server does not start or answer.
             Refused: the user may not create the tables, or they are not of this version.
         """
-        database = cls(bars_url(settings), recover=lambda: recovered_bars_url(settings))
+        url = persistently(lambda: bars_url(settings), patience_s=patience_s)
+        database = cls(url, patience_s=patience_s, recover=lambda: recovered_bars_url(settings))
         database.migrate()
         return database
 

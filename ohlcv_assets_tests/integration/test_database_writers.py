@@ -24,6 +24,7 @@ from ohlcv_assets.storage import postgres_process as process
 from ohlcv_assets.storage.connections import Role, conninfo
 from ohlcv_assets.storage.database import Database, Recorded
 from ohlcv_assets.storage.local_postgres import LocalPostgres
+from ohlcv_assets.storage.migrate import migrations
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval
 from ohlcv_assets_tests.integration.test_database import START_MS, bar
 
@@ -166,7 +167,8 @@ def test_migrations_race_is_won_once(local_postgres) -> None:
             connection.execute(f"create database {name} template template0")
     databases = [Database(local_postgres.url(name)) for name in names for _ in range(3)]
     applied = all_at_once(*(database.migrate for database in databases))
-    assert sorted(map(len, applied)) == [0, 0, 0, 0, 1, 1]  # type: ignore[arg-type]
+    every = len(migrations())
+    assert sorted(map(len, applied)) == [0, 0, 0, 0, every, every]  # type: ignore[arg-type]
     with psycopg.connect(local_postgres.url("postgres"), autocommit=True) as connection:
         for name in names:
             connection.execute(f"drop database {name} with (force)")
@@ -322,6 +324,39 @@ def test_writer_does_not_start_what_a_person_stopped(live: tuple[LocalPostgres, 
     assert local.status().running is False
     local.up()
     assert database.record(bar(1), channel=Channel.REST, run_id="run") == Recorded(1, 0, 0)
+
+
+def test_a_server_that_is_down_at_the_very_start_is_waited_for(live: tuple[LocalPostgres, Database]) -> None:
+    """Whoever opens the database while its server is away gets it once the server is back, or an error in time."""
+    local, _ = live
+    given = Settings(home=Path("unused"), database_url=local.up().url("ohlcv_stockholm"))
+    local.down()
+    with pytest.raises(DatabaseUnavailable):
+        Database.open(given, patience_s=0.5)
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(Database.open, given)
+        time.sleep(0.3)
+        assert not opening.done()
+        local.up()
+        with opening.result() as database:
+            assert database.record(bar(), channel=Channel.REST, run_id="run") == Recorded(1, 0, 0)
+
+
+def test_a_local_server_that_does_not_start_at_once_is_asked_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local server that fails to start twice, as on a busy machine, is there for whoever opens the database."""
+    answers: list[Exception | str] = [DatabaseUnavailable("starting"), DatabaseUnavailable("starting"), database_url]
+
+    def start(_: Settings) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("ohlcv_assets.storage.database.bars_url", start)
+    with Database.open(Settings(home=Path("unused"), database_url=None)) as database:
+        assert database.record(bar(), channel=Channel.REST, run_id="run") == Recorded(1, 0, 0)
 
 
 def test_killed_in_the_middle_of_a_batch_leaves_whole_batches_only(live: tuple[LocalPostgres, Database]) -> None:
