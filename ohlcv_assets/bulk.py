@@ -23,12 +23,11 @@ import polars as pl
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.capture import download_day
 from ohlcv_assets.errors import UsageError
-from ohlcv_assets.exchange.binance import klines_weight
+from ohlcv_assets.exchange.binance import Usage, klines_weight
 from ohlcv_assets.exchange.fetch import (
     MINUTES_SCHEMA,
     Fetched,
     fetch_bars,
-    first_listed_minute,
     in_parallel,
     pages_to_ask,
 )
@@ -141,7 +140,8 @@ class Done:
         return {**numbers, "absent": sum(frame.height for frame in self.absent)}
 
 
-#: Called whenever something has been settled.
+#: Called with what is going to be fetched, and whenever something has been settled.
+OnPlan = Callable[[Plan], None]
 OnDone = Callable[[Done], None]
 
 
@@ -155,7 +155,7 @@ def plan_days(
     Raises:
         UsageError: no day of the interval is over on the exchange.
     """
-    days = _finished_days(exchange, interval)
+    days = finished_days(exchange, interval)
     there = set(lake.days(signature))
     wanted = [day for day in days if day not in there]
     whole = Interval(Interval.of_day(days[0]).start_ms, Interval.of_day(days[-1]).end_ms)
@@ -186,7 +186,7 @@ def plan_bars(
     asked = Interval(interval.start_ms, until_ms)
     pieces: list[Piece] = []
     there = 0
-    for day in _by_days(asked):
+    for day in by_days(asked):
         held = _held(database, exchange.market, day) if only_missing else {}
         lacking = [piece for piece in _lacking(symbols, day, held) if piece.interval.minutes]
         there += not lacking
@@ -213,7 +213,7 @@ async def download_days(
         TransientError: the exchange or the lake stayed away; what is stored stays, and the next call goes on from there.
         LakeConflict: somebody else has stored one of the days meanwhile, with other content.
     """
-    done = Done()
+    done, before = Done(), replace(exchange.usage)
 
     async def one(piece: Piece, concurrency: int) -> None:
         fetched = await _fetched(exchange, piece, concurrency, done, on_done)
@@ -230,7 +230,7 @@ async def download_days(
             on_done(done)
 
     await _all(plan, one)
-    return done
+    return _counted(done, exchange, before)
 
 
 async def download_bars(
@@ -249,7 +249,7 @@ async def download_bars(
     Raises:
         TransientError: the exchange or the database stayed away; what is stored stays.
     """
-    done = Done()
+    done, before = Done(), replace(exchange.usage)
 
     async def one(piece: Piece, concurrency: int) -> None:
         fetched = await _fetched(exchange, piece, concurrency, done, on_done)
@@ -262,36 +262,31 @@ async def download_bars(
         on_done(done)
 
     await _all(plan, one)
-    return done
+    return _counted(done, exchange, before)
 
 
-def missing_days(
-    exchange: Exchange, lake: Lake, signature: Signature, symbols: Sequence[Symbol], interval: Interval
-) -> pl.DataFrame:
-    """`symbol, timestamp` of every minute that the lake lacks of the finished days that the interval touches.
+def by_days(interval: Interval) -> Iterator[Interval]:
+    """The interval, cut at every midnight."""
+    for day in _days_of(interval):
+        part = interval.intersect(Interval.of_day(day))
+        if part is not None:
+            yield part
 
-    Minutes in which a symbol was not listed are not expected. Every day's file is read, its keys only.
+
+def finished_days(exchange: Exchange, interval: Interval) -> list[date]:
+    """The UTC days that the interval touches and that are over on the exchange, in order.
+
+    Raises:
+        UsageError: none of them is over.
     """
-    there = set(lake.days(signature))
-    frames = []
-    for day in _finished_days(exchange, interval):
-        held = _keys(lake.scan(signature, [day]).select("symbol", "timestamp").collect()) if day in there else {}
-        frames.append(_missing(exchange, symbols, Interval.of_day(day), held))
-    return pl.concat([pl.DataFrame(schema=MINUTES_SCHEMA), *frames]).sort("symbol", "timestamp")
-
-
-def missing_bars(
-    exchange: Exchange, database: Database, symbols: Sequence[Symbol], interval: Interval
-) -> pl.DataFrame:
-    """`symbol, timestamp` of every minute of the interval that the database lacks, but for those of unlisted symbols."""
-    frames = [_missing(exchange, symbols, day, _held(database, exchange.market, day)) for day in _by_days(interval)]
-    return pl.concat([pl.DataFrame(schema=MINUTES_SCHEMA), *frames]).sort("symbol", "timestamp")
-
-
-def named_ranges(missing: pl.DataFrame) -> dict[str, list[Interval]]:
-    """Per symbol, the fewest ranges of minutes that hold what is missing (`symbol, timestamp`)."""
-    by_symbol = missing.group_by("symbol", maintain_order=True).agg("timestamp")
-    return {symbol: runs_of_minutes(minutes) for symbol, minutes in by_symbol.iter_rows()}
+    until_ms = floor_to(exchange.finished_until_ms(), DAY_MS)
+    start_ms = floor_to(interval.start_ms, DAY_MS)
+    if start_ms >= until_ms:
+        raise UsageError(
+            f"no day of {interval} is over: the exchange's clock says {iso(exchange.clock.now_ms())}",
+            hint="choose an earlier start: the lake holds whole, finished UTC days",
+        )
+    return list(_days_of(Interval(start_ms, min(interval.end_ms, until_ms))))
 
 
 async def _all(plan: Plan, one: Callable[[Piece, int], Awaitable[None]]) -> None:
@@ -316,8 +311,14 @@ async def _fetched(exchange: Exchange, piece: Piece, concurrency: int, done: Don
     fetched = await fetch_bars(exchange, piece.symbols, piece.interval, concurrency=concurrency, on_progress=tell)
     done.fetched += fetched.bars.height
     done.absent.append(fetched.missing)
-    done.requests, done.weight = done.requests + fetched.requests, done.weight + fetched.weight
     return fetched
+
+
+def _counted(done: Done, exchange: Exchange, before: Usage) -> Done:
+    """With what was asked of the exchange; pieces under way together cannot count that each for itself."""
+    done.requests = exchange.usage.requests - before.requests
+    done.weight = exchange.usage.weight - before.weight
+    return done
 
 
 def _of_interval(fetched: Fetched, interval: Interval) -> Fetched:
@@ -350,29 +351,9 @@ def _priced(
     return Plan(interval, pieces, days, there, bars, requests, weight, exchange.budget.bulk_limit, cut_at_ms)
 
 
-def _finished_days(exchange: Exchange, interval: Interval) -> list[date]:
-    """The UTC days that the interval touches and that are over on the exchange."""
-    until_ms = floor_to(exchange.finished_until_ms(), DAY_MS)
-    start_ms = floor_to(interval.start_ms, DAY_MS)
-    if start_ms >= until_ms:
-        raise UsageError(
-            f"no day of {interval} is over: the exchange's clock says {iso(exchange.clock.now_ms())}",
-            hint="choose an earlier start: the lake holds whole, finished UTC days",
-        )
-    return list(_days_of(Interval(start_ms, min(interval.end_ms, until_ms))))
-
-
 def _days_of(interval: Interval) -> Iterator[date]:
     for day_ms in range(floor_to(interval.start_ms, DAY_MS), interval.end_ms, DAY_MS):
         yield from_ms(day_ms).date()
-
-
-def _by_days(interval: Interval) -> Iterator[Interval]:
-    """The interval, cut at every midnight."""
-    for day in _days_of(interval):
-        part = interval.intersect(Interval.of_day(day))
-        if part is not None:
-            yield part
 
 
 def _spans(days: Sequence[date], most: int) -> Iterator[list[date]]:
@@ -409,18 +390,3 @@ def _lacking(symbols: Iterable[Symbol], interval: Interval, held: dict[str, set[
         for run in runs:
             by_range[run].append(symbol)
     return [Piece(tuple(together), run) for run, together in sorted(by_range.items())]
-
-
-def _missing(
-    exchange: Exchange, symbols: Sequence[Symbol], interval: Interval, held: dict[str, set[int]]
-) -> pl.DataFrame:
-    """`symbol, timestamp` of what is lacking although the symbol was listed."""
-    symbol_rows: list[str] = []
-    minute_rows: list[int] = []
-    for symbol in symbols:
-        listed, first_ms = exchange.listing[symbol], first_listed_minute(exchange, symbol)
-        have = held.get(symbol, set())
-        lacking = [m for m in interval.minutes if m >= first_ms and m not in have and listed.was_listed(m)]
-        symbol_rows += [symbol] * len(lacking)
-        minute_rows += lacking
-    return pl.DataFrame({"symbol": symbol_rows, "timestamp": minute_rows}, schema=MINUTES_SCHEMA)

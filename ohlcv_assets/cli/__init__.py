@@ -12,7 +12,9 @@ import sys
 import typer
 
 from ohlcv_assets.cli.alert import alert
+from ohlcv_assets.cli.backfill_db import backfill_db
 from ohlcv_assets.cli.database import app as database
+from ohlcv_assets.cli.download_bulk import download_bulk
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.cli.stream import stream
@@ -39,6 +41,10 @@ def _program(
 
 for command in (demo, up, ui, replay, stream, alert):
     app.command()(command)
+# --start_timestamp is --start-timestamp: both are typed.
+either_spelling = app.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+either_spelling(download_bulk)
+either_spelling(backfill_db)
 app.add_typer(database, name="db")
 app.add_typer(universe, name="universe")
 
