@@ -199,6 +199,9 @@ def _outcome(record: dg.EventLogRecord) -> CheckOutcome:
             for name, value in evaluation.metadata.items()
             if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) and value.value is not None
         },
+        digest=" ".join(
+            str(value.value) for name, value in sorted(evaluation.metadata.items()) if name.endswith("_digest")
+        ),
     )
 
 

@@ -5,7 +5,7 @@ Lives here: which evaluations and failed runs are news, and which green ones end
 another comes out.
 
 A check that turns red on a partition begins an episode, which lasts until it is green again. In an episode the same
-numbers are told once. An alert's fingerprint holds its event, so that events that are read twice are recognised. Runs
+finding is told once. An alert's fingerprint holds its event, so that events that are read twice are recognised. Runs
 have no green: the same failure of the same job and partition is told again after six hours.
 """
 
@@ -42,6 +42,7 @@ class CheckOutcome:
         warns: whether red is a warning only.
         sentence: what was found.
         numbers: of its metadata.
+        digest: of what was found, where the check says one: the same numbers of other bars are another finding.
     """
 
     event: int
@@ -52,6 +53,7 @@ class CheckOutcome:
     warns: bool
     sentence: str
     numbers: Mapping[str, Number]
+    digest: str = ""
 
     @property
     def subject(self) -> str:
@@ -115,7 +117,7 @@ class Memory(BaseModel):
                 continue
             level = Level.WARNING if outcome.warns else Level.ERROR
             episode = episode or _Episode(began=outcome.event)
-            finding = fingerprint_of(level, digest_of(outcome.numbers))[:_DIGITS]
+            finding = fingerprint_of(level, digest_of(outcome.numbers), outcome.digest)[:_DIGITS]
             if finding not in episode.told:
                 episode = _Episode(began=episode.began, told=(*episode.told, finding)[-_MOST_FINDINGS:])
                 alerts.append(_of_check(outcome, level, key, episode, ui_url))

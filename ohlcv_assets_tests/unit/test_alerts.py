@@ -1,6 +1,7 @@
 """Promises of alerts.py and alert_memory.py: what a message says, and that a finding is told once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -128,6 +129,12 @@ def test_a_red_check_is_told_once_and_its_recovery_once():
     for evaluated, expected in steps:
         memory, alerts = memory.after_checks([evaluated], _UI)
         assert [each.level for each in alerts] == expected, evaluated.event
+
+
+def test_the_same_numbers_of_other_bars_are_another_finding():
+    """Where a check says a digest of what it found, one bar missing here and one bar missing there are two findings."""
+    here, there = (replace(outcome(n, bars_missing=1), digest=f"bar {n}") for n in (1, 2))
+    assert len(told(Memory(), here, there, here)[1]) == 2
 
 
 def test_a_check_that_wavers_between_two_findings_is_no_storm():
