@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -16,6 +18,7 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.storage import quality_store as module
 from ohlcv_assets.storage.connections import Role, conninfo
 from ohlcv_assets.storage.database import Database
+from ohlcv_assets.storage.quality_statements import TAKE_TURNS
 from ohlcv_assets.storage.quality_store import (
     DECISIONS,
     FINDINGS_SCHEMA,
@@ -264,6 +267,24 @@ def test_the_database_itself_refuses_a_ledger_with_holes(
     assert store.ledger_counts(FUTURES, DAY).is_empty()
 
 
+@pytest.mark.parametrize(("first", "end"), [(-1, 59), (1, 61)])
+def test_the_database_itself_refuses_ranges_outside_their_version(
+    database: Database, store: QualityStore, first: int, end: int
+) -> None:
+    """As many minutes as expected, but not those of the version, are refused by the table."""
+    day = "insert into ledger_days (market, day, start_ms, end_ms, universe, bars_expected, run_id, receipt) values ('futures', '2025-06-01', %s, %s, 'v7_3', 60, 'run', gen_random_uuid()) returning version"
+    one = "insert into ledger_ranges (version, symbol, start_ms, end_ms, state) values (%s, 'A', %s, %s, 'missing')"
+
+    def told(connection: psycopg.Connection) -> None:
+        with connection.transaction():
+            version = connection.execute(day, [START_MS, START_MS + HOUR_MS]).fetchone()
+            connection.execute(one, [version[0], START_MS + first * MINUTE_MS, START_MS + end * MINUTE_MS])
+
+    with pytest.raises(InvalidBars, match="the ledger of 2025-06-01"):
+        database.written(told)
+    assert store.ledger(FUTURES, DAY).is_empty()
+
+
 def test_an_unknown_state_is_refused(store: QualityStore) -> None:
     """A state that is none of the eight stores nothing."""
     with pytest.raises(InvalidBars):
@@ -409,6 +430,19 @@ def test_writers_of_one_day_take_turns(database_url: str, store: QualityStore) -
         thread.join()
     assert len(versions) == 6
     assert store.ledger(FUTURES, DAY)["cause"].to_list() == [versions[max(versions)]]
+
+
+def test_a_ledger_waits_for_the_one_before_it(store: QualityStore, owner: psycopg.Connection) -> None:
+    """While another ledger is being stored the next one waits: the highest version is the last that was committed."""
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    with ThreadPoolExecutor(1) as thread:
+        with owner.transaction():
+            owner.execute(TAKE_TURNS)
+            storing = thread.submit(keep, store, DAY, ranges(("A", 0, 1440, "confirmed")))
+            while not storing.done() and owner.execute(waiting).fetchone() == (0,):
+                time.sleep(0.01)
+            assert not storing.done()
+        assert storing.result() > 0
 
 
 def test_a_lost_answer_makes_no_second_version(
