@@ -105,6 +105,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="d: a bar that is not there d exchange seconds after its end is fetched by REST.",
     )
+    latency_limit_s: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds from a bar's end to PostgreSQL within which 99 % of the streamed bars must be stored, or the QA warns.",
+    )
     stream_lead_s: float = Field(
         120.0,
         ge=0,

@@ -15,6 +15,10 @@ import polars as pl
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.exchange.stream_report import StreamReport
 from ohlcv_assets.exchange.stream_status import MinuteStatus
+from ohlcv_assets.quality.expectations import Validation
+from ohlcv_assets.quality.freshness import Latency
+from ohlcv_assets.quality.heat_map import data_uri
+from ohlcv_assets.quality.verdict import Verdict
 from ohlcv_assets.timestamps import iso
 
 _SHOWN_ROWS = 50
@@ -83,6 +87,43 @@ def of_minute(minute: MinuteStatus) -> dict[str, Any]:
     }
     late = {"latency_p50_s": totals.latency_s.p50, "latency_p99_s": totals.latency_s.p99}
     return {**numbers, **{key: value for key, value in late.items() if value is not None}}
+
+
+def of_verdict(verdict: Verdict) -> dict[str, Any]:
+    """How far two captures agree, and how much of what was expected either of them has."""
+    lacking = verdict.both_lack().height
+    expected = verdict.streamed_coverage.expected
+    return {
+        **verdict.summary(),
+        "bars_present": expected - lacking,
+        "bars_missing": lacking,
+        "coverage_pct": 100.0 * (expected - lacking) / expected if expected else 0.0,
+    }
+
+
+def of_validation(validation: Validation) -> dict[str, Any]:
+    """How many expectations of Great Expectations were met."""
+    counted = validation.result["statistics"]
+    return {
+        "expectations": counted["evaluated_expectations"],
+        "expectations_met": counted["successful_expectations"],
+    }
+
+
+def of_latency(found: Latency) -> dict[str, Any]:
+    """How late bars were known, in seconds."""
+    return {
+        "bars_measured": found.bars,
+        "latency_p50_s": found.p50_s,
+        "latency_p95_s": found.p95_s,
+        "latency_p99_s": found.p99_s,
+        "latency_max_s": found.max_s,
+    }
+
+
+def picture(content: bytes, words: str) -> dg.MarkdownMetadataValue:
+    """A picture (PNG) that the UI shows; `words` stand where it cannot be seen."""
+    return dg.MetadataValue.md(f"![{words}]({data_uri(content)})")
 
 
 def table(frame: pl.DataFrame) -> dg.TableMetadataValue:

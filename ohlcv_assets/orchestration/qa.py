@@ -16,7 +16,7 @@ import dagster as dg
 
 from ohlcv_assets.errors import NoBars
 from ohlcv_assets.instruments import Market, Universe
-from ohlcv_assets.orchestration import checks
+from ohlcv_assets.orchestration import checks, metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import (
     daily_partitions,
@@ -27,8 +27,12 @@ from ohlcv_assets.orchestration.partitions import (
 )
 from ohlcv_assets.orchestration.preview import outputs_of_checks
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
+from ohlcv_assets.quality.expectations import validate_sides
+from ohlcv_assets.quality.freshness import latency
+from ohlcv_assets.quality.publish import Stored, store_result
 from ohlcv_assets.quality.recent import WINDOW_MS, RecentBars
-from ohlcv_assets.quality.verdict import Verdict, compare, store_verdict
+from ohlcv_assets.quality.results import Flow, partition_folder
+from ohlcv_assets.quality.verdict import Verdict, compare
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
@@ -89,7 +93,7 @@ def build_daily_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
 def _build(
     settings: Settings,
     market: Market,
-    name: str,
+    name: Flow,
     partitions: dg.TimeWindowPartitionsDefinition,
     fetched: str,
     description: str,
@@ -104,7 +108,10 @@ def _build(
         kinds={"polars"},
         tags={"market": market.value},
         partitions_def=partitions,
-        deps=[asset_key(settings, market, "streamed_bars"), asset_key(settings, market, fetched)],
+        # A repair comes first where both are asked for: the comparison then says what it led to.
+        deps=[
+            asset_key(settings, market, each) for each in ("streamed_bars", fetched, name.replace("_qa", "_repair"))
+        ],
         backfill_policy=dg.BackfillPolicy.multi_run(31) if name == "daily_qa" else None,
         check_specs=specs,
         description=description,
@@ -115,26 +122,57 @@ def _build(
         lake: LakeResource,
         universe: UniverseResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
-        verdicts: dict[str, Verdict] = {}
+        evidence: dict[str, checks.Evidence] = {}
         with failures(), closing(database.open()) as store:
             opened, released = lake.open(), universe.load()
             for partition in selected_keys(context):
                 started_s = time.monotonic()
-                verdict = verdicts[partition] = judge(store, opened, released, partition)
-                folder = f"qa/{name}/{market}/{released.path_form}/{_folder(partition)}/run={context.run.run_id}"
-                differences = dg.MetadataValue.path(store_verdict(opened, verdict, folder))
-                facts = {**verdict.summary(), "differences": differences, "taken_s": time.monotonic() - started_s}
+                verdict = judge(store, opened, released, partition)
+                validations = validate_sides(verdict) if _is_thorough(name, verdict) else {}
+                folder = partition_folder(name, market, released, verdict.interval)
+                stored = store_result(opened, verdict, validations, folder, context.run.run_id)
+                found = evidence[partition] = checks.Evidence(
+                    verdict,
+                    validations,
+                    not_listed=frozenset(released.symbols[market]).difference(verdict.symbols),
+                    latency_limit_s=settings.latency_limit_s,
+                    replayed=settings.exchange_url is not None,
+                    pages=stored.pages,
+                    heat_map=stored.heat_map if _is_thorough(name, verdict) else None,
+                )
+                facts = {**_facts(found, stored), "taken_s": time.monotonic() - started_s}
                 context.add_asset_metadata(facts, partition_key=partition)
         # The materialization has to be stored before a check can refer to it.
         yield dg.MaterializeResult()
-        for partition, verdict in verdicts.items():
-            yield from checks.evaluations(context, specs, partition, verdict)
+        for partition, found in evidence.items():
+            yield from checks.evaluations(context, specs, partition, found)
         yield from outputs_of_checks(specs)
 
     return qa
 
 
-def _folder(partition: str) -> str:
-    """`date=2025-06-01` for a day, `date=2025-06-01/hour=05` for an hour."""
-    day, hour = partition[:10], partition[11:13]
-    return f"date={day}/hour={hour}" if hour else f"date={day}"
+def _is_thorough(flow: Flow, verdict: Verdict) -> bool:
+    """Whether Great Expectations is asked and the picture kept with the evaluation: not every ten minutes for nothing.
+
+    The library takes seconds to import, and Dagster keeps each picture: an hour that runs and is green so far needs neither.
+    """
+    clean = verdict.match.is_match and verdict.streamed_coverage.is_complete and verdict.fetched_coverage.is_complete
+    sound = verdict.streamed_soundness.is_sound and verdict.fetched_soundness.is_sound
+    is_whole = flow == "daily_qa" or len(verdict.interval.minutes) == 60
+    return is_whole or not (clean and sound)
+
+
+def _facts(found: checks.Evidence, stored: Stored) -> dict[str, Any]:
+    """What the asset's page shows of a partition."""
+    late = None if found.replayed else latency(found.verdict.streamed)
+    return {
+        **metadata.of_verdict(found.verdict),
+        **(metadata.of_latency(late) if late else {}),
+        "differences": dg.MetadataValue.path(stored.differences),
+        **{name: dg.MetadataValue.path(location) for name, location in stored.pages.items()},
+        **(
+            {"heat_map": metadata.picture(found.heat_map, "equal, missing and differing bars")}
+            if found.heat_map
+            else {}
+        ),
+    }

@@ -281,13 +281,14 @@ def test_7_both_sides_are_validated(side):
 
 def test_7_the_verdict_is_a_check_that_stops_what_follows():
     """The comparison is a blocking check with its own evaluation, made from the frames themselves."""
-    from ohlcv_assets.orchestration.checks import CHECKS, STREAMED_EQUALS_FETCHED
+    from ohlcv_assets.orchestration.checks import CHECKS, STREAMED_EQUALS_FETCHED, Evidence
 
     check = next(check for check in CHECKS if check.name == STREAMED_EQUALS_FETCHED)
     assert check.blocking
     for fetched, passed in ((bars(), True), (corrupted(bars(), 3, "close", bars()["open"][3]), False)):
         database = SimpleNamespace(read=lambda *_, **__: bars())
-        assert check.evaluate(compare(database, fetched, SYMBOLS, MARKET, TEN_MINUTES)).passed is passed
+        evidence = Evidence(compare(database, fetched, SYMBOLS, MARKET, TEN_MINUTES))
+        assert check.evaluate(evidence).passed is passed
 
 
 def test_8_a_day_that_is_replaced_is_there_at_every_moment(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from ohlcv_assets.bars import KEY, VALUES
 from ohlcv_assets.instruments import Market, load_universe
+from ohlcv_assets.orchestration.checks import CHECKS
 from ohlcv_assets.orchestration.common import asset_key
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
@@ -74,7 +75,7 @@ def test_a_day_goes_through_and_matches(deployment: Deployment, market: Market) 
     assert result.success
     evaluations = _evaluations(result)
     assert {name: evaluation.passed for name, evaluation in evaluations.items()} == dict.fromkeys(evaluations, True)
-    assert len(evaluations) == 5
+    assert len(evaluations) == len(CHECKS)
     assert {evaluation.partition for evaluation in evaluations.values()} == {DAY}
     numbers = {k: v.value for k, v in evaluations["streamed_equals_fetched"].metadata.items()}
     assert numbers["bars_equal"] == numbers["bars_expected"] == 3 * 1440
