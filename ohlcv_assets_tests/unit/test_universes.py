@@ -216,6 +216,29 @@ def test_a_kill_leaves_whole_versions(tmp_path, delay_ms):
     assert load_universe(named.version, tmp_path) == named
 
 
+_TORN = """
+import resource, signal, sys
+from pathlib import Path
+from ohlcv_assets.instruments import Market, Universe, release_next
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+release_next(Universe.of("v0", {Market.SPOT: ["BTC/USDT", "ETH/USDT"]}), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 1_000], ids=["in the universe's file", "in the list of releases"])
+def test_a_kill_within_a_write_tears_nothing(tmp_path, limit):
+    """A process that dies in the middle of writing either file leaves every release as it was, and the next one works."""
+    for number in range(20):  # a list of releases of some 1,800 bytes; a universe's file has 300
+        release_universe(universe_of([f"A{number}"], version=f"v1.{number}"), tmp_path)
+    before = released_versions(tmp_path)
+    ended = subprocess.run([sys.executable, "-c", _TORN, str(tmp_path), str(limit)], check=False)
+    assert ended.returncode == -signal.SIGXFSZ
+    assert released_versions(tmp_path) == before
+    assert [load_universe(version, tmp_path).content_hash for version in before] == list(before.values())
+    assert release_next(universe_of(["ETH"]), tmp_path).version == "v1.20"
+
+
 def _with(change):
     """A function that changes the parsed content of a universe file."""
 
