@@ -109,6 +109,31 @@ def test_order_does_not_matter(left: pl.DataFrame, right: pl.DataFrame, seed: in
     assert report.counts() == expected.counts()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 100),
+    lost=st.sets(st.integers(0, 23)),
+    changed=st.sets(st.integers(0, 23)),
+    which=st.booleans(),
+)
+def test_bars_in_their_order_are_compared_as_all_others_are(
+    seed: int, lost: set[int], changed: set[int], which: bool
+) -> None:
+    """Sides that come as the stores give them, sorted and each bar once, have the same report as shuffled ones."""
+    truth = bars(["A/USDT", "B/USDT", "C/USDT"], minutes=8, seed=seed)
+    faulty = truth.with_columns(
+        pl.when(pl.int_range(pl.len()).is_in(sorted(changed)))
+        .then(pl.col("close") + 1)
+        .otherwise("close")
+        .alias("close")
+    ).filter(~pl.int_range(pl.len()).is_in(sorted(lost)))
+    left, right = (faulty, truth) if which else (truth, faulty)
+    ordered, unordered = match(left, right), match(left, shuffled(right, seed))
+    assert ordered.differences.equals(unordered.differences)
+    assert ordered.counts() == unordered.counts()
+    assert ordered.equal == 24 - len(lost | changed)
+
+
 @settings(max_examples=50, deadline=None)
 @given(left=messy(), right=messy())
 def test_it_is_symmetric(left: pl.DataFrame, right: pl.DataFrame) -> None:
