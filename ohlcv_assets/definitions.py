@@ -14,9 +14,11 @@ import dagster as dg
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.orchestration.alerts import build_alert_sensors
 from ohlcv_assets.orchestration.assets import build_capture_assets
-from ohlcv_assets.orchestration.jobs import build_jobs
+from ohlcv_assets.orchestration.jobs import build_jobs, repair_jobs
 from ohlcv_assets.orchestration.preview import silence_preview_warnings
 from ohlcv_assets.orchestration.qa import build_qa_assets
+from ohlcv_assets.orchestration.repair_sensor import build_repair_sensor
+from ohlcv_assets.orchestration.repairs import build_repair_assets
 from ohlcv_assets.orchestration.resources import default_resources
 from ohlcv_assets.orchestration.schedules import build_daily_schedule
 from ohlcv_assets.orchestration.sensors import build_sensors
@@ -37,7 +39,11 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
         assets=[
             asset
             for market in Market
-            for asset in (*build_capture_assets(settings, market), *build_qa_assets(settings, market))
+            for asset in (
+                *build_capture_assets(settings, market),
+                *build_repair_assets(settings, market),
+                *build_qa_assets(settings, market),
+            )
         ],
         jobs=[job for market in Market for job in jobs[market].all()],
         schedules=[build_daily_schedule(settings, market, jobs[market].day) for market in Market],
@@ -47,6 +53,7 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
                 {market: jobs[market].stream_hour for market in Market},
                 {market: jobs[market].recent for market in Market},
             ),
+            build_repair_sensor(settings, repair_jobs(jobs)),
             *build_alert_sensors(settings),
         ],
         resources={**default_resources(), **(resources or {})},

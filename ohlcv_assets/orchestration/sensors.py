@@ -36,8 +36,11 @@ from ohlcv_assets.timestamps import HOUR_MS, MINUTE_MS, Interval, floor_to
 #: What a run may take beyond its hour and overlap, in seconds of our own time: starting, and the last REST repairs.
 _MARGIN_S = 900
 _RUNS_LOOKED_AT = 500
+#: The hours before this one that are compared when that was not done in time.
+_COMPARED_HOURS = 3
 #: A minute that is not streamed now has to be fetched: whatever else waits for a place waits behind these runs.
 _FIRST_IN_THE_QUEUE = {"dagster/priority": "10"}
+_FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _NOTHING = "every market has its runs"
 
 Jobs = dict[Market, UnresolvedAssetJobDefinition]
@@ -83,6 +86,9 @@ def build_recent_sensor(settings: Settings, streaming: Jobs, jobs: Jobs) -> dg.S
     )
     def keep_comparing(context: dg.SensorEvaluationContext, exchange: ExchangeResource) -> dg.SensorResult:
         def due(market: Market, clock: Clock) -> Iterator[dg.RunRequest]:
+            # One at a time: on a machine that cannot keep up they would pile up. The next one takes what is due then.
+            if _under_way(context.instance, jobs[market].name):
+                return iter(())
             # Comparing an hour that nobody streamed would only say so.
             streamed = {slot.hour_ms for slot in _runs_by_slot(context.instance, streaming[market].name)}
             return _due(settings, market, jobs[market].name, clock, streamed)
@@ -218,12 +224,22 @@ def _request(settings: Settings, market: Market, job_name: str, start: Start, cl
     )
 
 
+def _under_way(instance: dg.DagsterInstance, job_name: str) -> bool:
+    """Whether a run of the job waits or runs."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
+    return bool(instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=unfinished), limit=1))
+
+
 def _due(
     settings: Settings, market: Market, job_name: str, clock: Clock, streamed: Collection[int]
 ) -> Iterator[dg.RunRequest]:
-    """A run for this and the last hour, where they are streamed, whenever one more of their windows is due."""
+    """A run for this hour and those before, where they are streamed, whenever one more of their windows is due.
+
+    An hour's last window is due five minutes after it. It is asked for three hours long, in case a run was under way.
+    """
     now_ms, hours = clock.now_ms(), recent_partitions(settings)
-    for hour_ms in (floor_to(now_ms, HOUR_MS) - HOUR_MS, floor_to(now_ms, HOUR_MS)):
+    this_hour = floor_to(now_ms, HOUR_MS)
+    for hour_ms in range(this_hour - _COMPARED_HOURS * HOUR_MS, this_hour + HOUR_MS, HOUR_MS):
         windows = due_windows(Interval.of_hour(hour_ms), now_ms)
         if windows and hour_ms in streamed and has_hour(hours, hour_ms):
             key = hour_key(hour_ms)
