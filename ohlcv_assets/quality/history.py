@@ -21,10 +21,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -147,12 +147,11 @@ class _Verifier:
             return DayVerified(day, Outcome.UNAVAILABLE, reason=error.message)
         return await self._caught(day, self._compared(day, held))
 
-    async def _caught(self, day: date, work: Any) -> DayVerified:
+    async def _caught(self, day: date, work: Awaitable[DayVerified]) -> DayVerified:
         try:
-            found: DayVerified = await work
+            return await work
         except OhlcvError as error:
             return DayVerified(day, Outcome.UNAVAILABLE, reason=error.message)
-        return found
 
     async def _compared(self, day: date, held: pl.DataFrame) -> DayVerified:
         """Fetch the day again; other content is looked at closely."""
@@ -225,7 +224,7 @@ class _Verifier:
         found.changes.write_parquet(content)
         location = await asyncio.to_thread(self.lake.put, f"{folder}/differences.parquet", content.getvalue())
         found = replace(found, differences=location)
-        told = {"sentence": found.sentence, **_detail(found)}
+        told = {"outcome": found.outcome, **found.detail()}
         await asyncio.to_thread(self.lake.put, f"{folder}/finding.json", json.dumps(told, indent=2).encode())
         await asyncio.to_thread(self._record, found)
         return found
@@ -241,7 +240,7 @@ class _Verifier:
                 market=market,
                 kind=f"history_{found.outcome}",
                 sentence=found.sentence,
-                detail=_detail(found),
+                detail={"outcome": found.outcome, **found.detail()},
                 run_id=self.run_id,
             )
         except DatabaseUnavailable as error:
@@ -265,17 +264,3 @@ class _Verifier:
             universe_hash=self.universe.content_hash,
         )
         return replace(found, replaced_key=written.replaced_key)
-
-
-def _detail(found: DayVerified) -> dict[str, Any]:
-    return {
-        "day": found.day.isoformat(),
-        "outcome": found.outcome,
-        "bars": found.bars,
-        "bars_changed": found.changed,
-        "bars_appeared": found.appeared,
-        "bars_vanished": found.vanished,
-        "hash_before": found.hash_before,
-        "hash_after": found.hash_after,
-        "differences": found.differences,
-    }

@@ -90,6 +90,20 @@ class DayVerified:
             return f"the exchange says two things of {self.day}, one after the other: nothing is replaced"
         return f"{self.day}: {self.reason or self.outcome}"
 
+    def detail(self) -> dict[str, str | int | None]:
+        """The day in numbers, and both contents, as JSON can hold them."""
+        return {
+            "day": self.day.isoformat(),
+            "sentence": self.sentence,
+            "bars": self.bars,
+            "bars_changed": self.changed,
+            "bars_appeared": self.appeared,
+            "bars_vanished": self.vanished,
+            "hash_before": self.hash_before,
+            "hash_after": self.hash_after,
+            "differences": self.differences,
+        }
+
     def _counts(self) -> str:
         counts = {"changed": self.changed, "appeared": self.appeared, "vanished": self.vanished}
         return ", ".join(f"{count:,} bars {name}" for name, count in counts.items() if count)
