@@ -25,9 +25,10 @@ import polars as pl
 from ohlcv_assets.bars import SCHEMA, VALUES
 from ohlcv_assets.errors import NoBars, UnknownSymbol, UsageError
 from ohlcv_assets.instruments import Market, Symbol, Universe, load_universe
+from ohlcv_assets.quality.results import Flow, QaResult, newest_result, partition_folder
 from ohlcv_assets.settings import Settings, read_settings
 from ohlcv_assets.storage.lake import Lake, Signature
-from ohlcv_assets.timestamps import DAY_MS, Interval, floor_to, from_ms, iso, label_end, parse_time, to_ms
+from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, Interval, floor_to, from_ms, iso, label_end, parse_time, to_ms
 
 if TYPE_CHECKING:
     from ohlcv_assets.storage.database import Database
@@ -115,6 +116,28 @@ class OhlcvClient:
         if bars.is_empty():
             raise _nothing(source, wanted, interval, known_by)
         return bars.sort("symbol", "timestamp").with_columns(**_ends()).select(shape)
+
+    def qa_result(self, market: Market | str, day: date | str, *, hour: int | None = None) -> QaResult:
+        """The newest stored comparison of what was streamed with what was fetched: of a UTC day, or of one hour of it.
+
+        Args:
+            market: `spot` or `futures`.
+            day: a date, or a text like 2025-06-01.
+            hour: 0 to 23: of the ten-minute QA of that hour; None: of the day.
+
+        Raises:
+            UsageError: no market, day or hour.
+            NoBars: this was not compared yet.
+        """
+        first_ms = parse_time(day if isinstance(day, str) else day.isoformat())
+        if first_ms % DAY_MS or hour not in (None, *range(24)):
+            raise UsageError(
+                f"{day} hour={hour} is no UTC day or hour of it", hint="write 2025-06-01, and hours 0 to 23"
+            )
+        hour_ms = first_ms + (hour or 0) * HOUR_MS
+        flow: Flow = "daily_qa" if hour is None else "recent_qa"
+        interval = Interval(hour_ms, hour_ms + HOUR_MS)
+        return newest_result(self._lake, partition_folder(flow, Market.parse(market), self._universe, interval))
 
     @cached_property
     def _universe(self) -> Universe:
