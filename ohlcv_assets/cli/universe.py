@@ -266,10 +266,15 @@ def _delisted(universe: Universe) -> list[Symbol]:
 def _show_changes(found: list[dict[str, str]], nothing: str) -> None:
     from ohlcv_assets.cli.universe_tables import show_table
 
+    # The first version with times dates every symbol: one line says so, and --json has them all.
+    dated = [each for each in found if each["change"] == "dated"]
+    rows = [(each["change"], each["market"], each["symbol"], each["detail"]) for each in found if each not in dated]
+    if rows:
+        show_table(("change", "market", "symbol", "listed"), rows)
+    if dated:
+        print(f"listing times that were not known before: {len(dated)}")
     if not found:
-        return print(nothing)
-    rows = [(each["change"], each["market"], each["symbol"], each["detail"]) for each in found]
-    return show_table(("change", "market", "symbol", "listed"), rows)
+        print(nothing)
 
 
 def _load(version: str | None) -> Universe:

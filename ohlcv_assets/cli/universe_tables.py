@@ -21,7 +21,7 @@ class Change:
     Attributes:
         market: the symbol's.
         symbol: the symbol.
-        change: added, removed, delisted, listed again, or times.
+        change: added, removed, delisted, listed again, dated (its times were not known before), or times (they were others).
         detail: its listing times, in words.
     """
 
@@ -50,7 +50,7 @@ def _kept(old: ListingTimes | None, new: ListingTimes | None) -> str | None:
         return None
     ended_before, ended = (times is not None and times.until_ms is not None for times in (old, new))
     if ended_before == ended:
-        return "times"
+        return "dated" if old is None else "times"
     return "delisted" if ended else "listed again"
 
 

@@ -1,13 +1,17 @@
 """The command `ohlcv universe` as a person or a machine runs it: what it prints, what it writes, its exit code."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 
 from ohlcv_assets.cli import main
+from ohlcv_assets.cli.universe import app as universe_app
 from ohlcv_assets.cli.universe_tables import changes
 from ohlcv_assets.instruments import Market, Symbol, Universe, load_universe, release_universe, released_versions
 from ohlcv_assets.listing_times import ListingTimes, Span
@@ -215,10 +219,13 @@ def test_a_difference_is_told_symbol_by_symbol(run, two_versions):
     """What was added and what is known now; two equal versions have no difference, and both are exit code 0."""
     told = json.loads(run("diff", "v1.0", "v1.1", "--json").stdout)
     assert [(change["symbol"], change["change"]) for change in told] == [
-        ("BTC/USDT", "times"),
+        ("BTC/USDT", "dated"),
         ("NEW/USDT", "added"),
         ("OLD/USDT", "delisted"),
     ]
+    shown = run("diff", "v1.0", "v1.1").stdout.splitlines()
+    assert [line.split()[0] for line in shown[:-1]] == ["change", "added", "delisted"]
+    assert shown[-1] == "listing times that were not known before: 1"
     same = run("diff", "v1.1", "v1.1")
     assert (same.returncode, same.stdout) == (0, "v1.1 and v1.1 have the same symbols and times\n")
     assert run("diff", "v1.0", "v9.9").returncode == 2
@@ -253,6 +260,26 @@ def test_a_check_finds_a_changed_file(run, two_versions):
     assert "v1.1: as released" in result.stdout
     assert run("check", "v1.1").returncode == 0
     assert run("check", "v9.9").returncode == 2
+
+
+def test_the_page_has_every_option():
+    """The reference page names every subcommand, option and argument that there is, and no other option."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "universes.md").read_text("utf-8")
+    commands = typer.main.get_command(universe_app).commands
+    options = {
+        option for command in commands.values() for each in command.params for option in each.opts if option[0] == "-"
+    }
+    assert {f"`{name}`" for name in commands} <= set(re.findall("`[a-z]+`", page))
+    assert options - {"--help"} == set(re.findall(r"`(--[a-z-]+)", page))
+
+
+def test_the_file_on_the_page_is_a_universe(folder):
+    """The example of a file is read as one: its hash is right, and its symbol came back."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "universes.md").read_text("utf-8")
+    text = page.split("```json")[1].split("```")[0].strip()
+    (folder / "v7.4.json").write_text(text)
+    (folder / "released.json").write_text(json.dumps({"v7.4": json.loads(text)["content_hash"]}))
+    assert len(load_universe("v7.4", folder).listings[Symbol("USDC/USDT")].spans) == 2
 
 
 def test_every_subcommand_has_its_help():
