@@ -86,7 +86,7 @@ def soundness_page(verdict: Verdict, validations: Mapping[str, Validation], made
             **_header(verdict, made_at),
             version=next(iter(validations.values())).version,
             passed=agree and sound,
-            headline="Every bar is sound" if sound else f"{broken:,} times an invariant is broken",
+            headline="Every bar is sound" if sound else f"{broken:,} broken invariant{'s' if broken > 1 else ''}",
             sentence="polars and Great Expectations agree."
             if agree
             else "polars and Great Expectations do not agree.",
