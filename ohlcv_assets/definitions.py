@@ -14,6 +14,7 @@ import dagster as dg
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.orchestration.alerts import build_alert_sensors
 from ohlcv_assets.orchestration.assets import build_capture_assets
+from ohlcv_assets.orchestration.backfill_db import build_backfill_job, build_backfilled_bars
 from ohlcv_assets.orchestration.jobs import build_jobs, repair_jobs
 from ohlcv_assets.orchestration.preview import silence_preview_warnings
 from ohlcv_assets.orchestration.qa import build_qa_assets
@@ -43,9 +44,10 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
                 *build_capture_assets(settings, market),
                 *build_repair_assets(settings, market),
                 *build_qa_assets(settings, market),
+                build_backfilled_bars(settings, market),
             )
         ],
-        jobs=[job for market in Market for job in jobs[market].all()],
+        jobs=[job for market in Market for job in (*jobs[market].all(), build_backfill_job(settings, market))],
         schedules=[build_daily_schedule(settings, market, jobs[market].day) for market in Market],
         sensors=[
             *build_sensors(
