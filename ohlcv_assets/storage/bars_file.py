@@ -4,7 +4,8 @@ Lives here: the canonical order, the content hash, the Parquet settings, the fil
 verification of what was read. Does not: where the bytes lie (storage/objects.py) or under which key (storage/lake.py).
 
 Rows are sorted by (symbol, timestamp), which compresses best and lets a reader of some symbols skip the other row
-groups. zstd 9 needs 12.7 bytes a bar where the default needs 14.2. A group of 72,000 rows is 50 symbols of a day.
+groups. zstd 9 needs 12.7 bytes a bar where the default needs 14.2. A group of 5,760 rows is 4 symbols of a day: on real days
+it takes a tenth more than one of 72,000, and one symbol of 24 is read five times as fast.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import polars as pl
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, SCHEMA, VALUES, validate
 from ohlcv_assets.errors import CorruptFile, InvalidBars
+from ohlcv_assets.storage.symbol_sums import SUMS_KEY, symbol_sums
 from ohlcv_assets.timestamps import iso
 
 SCHEMA_VERSION = "1"
-ROW_GROUP_ROWS = 72_000
+ROW_GROUP_ROWS = 5_760
 _ORDER = ("symbol", "timestamp")
 _STORE_COLUMNS = ("end_download_timestamp", "knowledge_timestamp")
 _SCHEMA_KEY, _CONTENT_KEY = "ohlcv.schema_version", "ohlcv.content_hash"
@@ -79,6 +81,7 @@ def encode(frame: pl.DataFrame, *, universe_hash: str | None = None) -> bytes:
         _SCHEMA_KEY: SCHEMA_VERSION,
         _CONTENT_KEY: content_hash(frame),
         _STORE_KEY: _hash(frame, _STORE_COLUMNS),
+        SUMS_KEY: symbol_sums(frame),
     }
     if universe_hash is not None:
         metadata[_UNIVERSE_KEY] = universe_hash

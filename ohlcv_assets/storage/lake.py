@@ -256,6 +256,10 @@ class Lake:
         """The full path or URL of a key."""
         return self._store.location(key)
 
+    def scan_options(self) -> dict[str, str | int]:
+        """What polars must be told to read the same locations with the same credentials."""
+        return self._store.scan_options()
+
     def _second_write(self, new: Day, stored: StoredObject, *, replace: bool) -> Written:
         location = self._store.location(new.key)
         try:

@@ -1,0 +1,188 @@
+"""Reading of many days at once: some symbols, some columns, every value proved by its check sum.
+
+Lives here: one scan over the files of the days, in which polars skips the row groups of other symbols and the columns that
+nobody asked for, and the comparison of what came with the sums in the files. Does not: which key a day has (lake.py), or how
+sums are made (symbol_sums.py). The lake hands in locations; the client gets the rows, sorted by symbol and time.
+
+A file from before there were sums is read whole and compared with its content hash: slower, and as safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from ohlcv_assets.bars import SCHEMA
+from ohlcv_assets.errors import CorruptFile, DayMissing, LakeUnavailable
+from ohlcv_assets.storage.bars_file import BROKEN_PARQUET, corrupt
+from ohlcv_assets.storage.symbol_sums import SUMMED, SUMS_KEY, Run, damage, parse_sums, runs
+from ohlcv_assets.timestamps import DAY_MS, day_start_ms
+
+_THREADS = 8
+_Sums = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class DaySource:
+    """Where a UTC day's file lies, and how it is read whole with its content hash compared."""
+
+    day: date
+    location: str
+    whole: Callable[[], pl.DataFrame]
+
+    @property
+    def number(self) -> int:
+        """The day, counted from 1970-01-01."""
+        return day_start_ms(self.day) // DAY_MS
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read: the market is not read but set, since it is one of the whole file."""
+
+    market: str
+    symbols: frozenset[str] | None
+    columns: tuple[str, ...]
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns to read and prove, beside the symbol: the timestamp tells rows and days apart."""
+        return ["timestamp", *(name for name in self.columns if name in SUMMED and name != "timestamp")]
+
+
+def read_days(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
+    """The bars of these days, in the columns that are wanted, sorted by (symbol, timestamp).
+
+    Args:
+        sources: the days, in order, each once.
+        wanted: which symbols (None: all) and which columns of `SCHEMA`; a symbol that a day does not hold gives no rows.
+        options: what polars must be told to reach the locations.
+
+    Raises:
+        DayMissing: names every day that is not there.
+        CorruptFile: a value that was read is not what was written.
+        LakeUnavailable: the store does not answer.
+    """
+    try:
+        frame = _read(sources, wanted, options)
+    except CorruptFile:
+        # A day that was replaced between the reading of its sums and of its rows looks damaged: once more tells.
+        frame = _read(sources, wanted, options)
+    return frame.select(pl.lit(wanted.market).alias(name) if name == "market" else name for name in wanted.columns)
+
+
+def _read(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
+    sums = _sums_of(sources, wanted, options)
+    proved = [source for source in sources if sums[source.day] is not None]
+    parts = [_proved(proved, {source.number: sums[source.day] or {} for source in proved}, wanted, options)]
+    parts += [_whole(source, wanted) for source in sources if sums[source.day] is None]
+    return parts[0] if len(parts) == 1 else pl.concat(parts).sort("symbol", "timestamp")
+
+
+def _sums_of(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> dict[date, _Sums | None]:
+    """The sums of each file; None of a file from before there were any."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = list(threads.map(lambda source: _metadata(source.location, options), sources))
+    missing = [source.location for source, noted in zip(sources, found, strict=True) if noted is None]
+    if missing:
+        raise missing_days(missing)
+    return {source.day: _parsed(source, noted or {}, wanted) for source, noted in zip(sources, found, strict=True)}
+
+
+def _metadata(location: str, options: Mapping[str, Any]) -> dict[str, str] | None:
+    try:
+        return pl.read_parquet_metadata(location, storage_options=dict(options), credential_provider=None)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unavailable(location, error) from error
+    except BROKEN_PARQUET as error:
+        raise corrupt(location, str(error).splitlines()[0]) from error
+
+
+def _parsed(source: DaySource, noted: Mapping[str, str], wanted: Wanted) -> _Sums | None:
+    if SUMS_KEY not in noted:
+        return None
+    try:
+        return parse_sums(noted[SUMS_KEY], wanted.symbols)
+    except ValueError as error:
+        raise corrupt(source.location, str(error)) from error
+
+
+def _scan(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any]) -> pl.LazyFrame:
+    # Explicit paths: a scanned folder would take in what was replaced, and the debris of killed writers.
+    scan = pl.scan_parquet(
+        list(locations), glob=False, hive_partitioning=False, storage_options=dict(options), credential_provider=None
+    )
+    if wanted.symbols is not None:
+        scan = scan.filter(pl.col("symbol").is_in(sorted(wanted.symbols)))
+    return scan.select("symbol", *wanted.numbers)
+
+
+def _proved(
+    sources: Sequence[DaySource], sums: Mapping[int, _Sums], wanted: Wanted, options: Mapping[str, Any]
+) -> pl.DataFrame:
+    if not sources:
+        return pl.DataFrame(schema={name: SCHEMA[name] for name in ("symbol", *wanted.numbers)})
+    # In one piece: only so are the columns' bytes at hand without another copy.
+    frame = _scanned([source.location for source in sources], wanted, options).rechunk()
+    found = runs(frame)
+    wrong = damage(frame, found, sums)
+    if wrong is None:
+        return _by_symbol(frame, found)
+    location = next(source.location for source in sources if source.number == wrong[0])
+    raise corrupt(location, f"{wrong[1]} is not what was written")
+
+
+def _scanned(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
+    try:
+        return _scan(locations, wanted, options).collect()
+    except FileNotFoundError as error:
+        raise missing_days([str(error)]) from error
+    except OSError as error:
+        raise _unavailable(locations[0], error) from error
+    except BROKEN_PARQUET as error:
+        raise corrupt(_blamed(locations, wanted, options), str(error).splitlines()[0]) from error
+
+
+def _blamed(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any]) -> str:
+    """Which of the files cannot be read: a scan over many does not say."""
+    for location in locations:
+        try:
+            _scan([location], wanted, options).collect()
+        except BROKEN_PARQUET:
+            return location
+    return f"{locations[0]} to {locations[-1]}"
+
+
+def _whole(source: DaySource, wanted: Wanted) -> pl.DataFrame:
+    frame = source.whole()
+    if wanted.symbols is not None:
+        frame = frame.filter(pl.col("symbol").is_in(sorted(wanted.symbols)))
+    return frame.select("symbol", *wanted.numbers)
+
+
+def _by_symbol(frame: pl.DataFrame, found: Sequence[Run]) -> pl.DataFrame:
+    """Days one after the other, each by symbol and time, to symbols one after the other: slices, since a sort takes longer."""
+    pieces: dict[str, list[Run]] = {}
+    for run in found:
+        pieces.setdefault(run.symbol, []).append(run)
+    if len(pieces) < 2 or len({run.day for run in found}) < 2:  # it is in order
+        return frame
+    ordered = [run for symbol in sorted(pieces) for run in pieces[symbol]]
+    return pl.concat([frame.slice(run.first, run.last - run.first) for run in ordered], rechunk=True)
+
+
+def missing_days(locations: Sequence[str]) -> DayMissing:
+    """The error of days that are not in the lake."""
+    more = f" and {len(locations) - 1} more" if len(locations) > 1 else ""
+    return DayMissing(f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day")
+
+
+def _unavailable(location: str, error: OSError) -> LakeUnavailable:
+    return LakeUnavailable(f"{location}: {str(error).splitlines()[0]}", hint="look at the store")
