@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ohlcv_assets.cli.stream_display import Display
     from ohlcv_assets.exchange.binance import Exchange
     from ohlcv_assets.exchange.stream_report import StreamReport
-    from ohlcv_assets.instruments import Market, Symbol
+    from ohlcv_assets.instruments import Market, Symbol, Universe
     from ohlcv_assets.timestamps import Interval
 
 _Symbols = Annotated[
@@ -42,6 +42,7 @@ class _Wish:
     market: Market
     symbols: list[Symbol]
     minutes: int
+    universe: Universe
 
 
 def stream(
@@ -78,14 +79,14 @@ def _wish(configured: Settings, market: str, hours: float, symbols: str | None, 
     if not 1 <= hours * 60 < 1e6:
         raise UsageError(f"{hours:g} hours are no time to stream", hint="give at least a minute: --hours 0.02")
     if symbols is None:
-        wanted = load_universe(configured.universe, configured.universes).symbols[chosen]
+        universe = load_universe(configured.universe, configured.universes)
     else:
         names = [name.strip() for name in symbols.split(",") if name.strip()]
-        wanted = Universe.of("v0", {chosen: names}).symbols[chosen]
-    wanted_part = _part(list(wanted), part)
+        universe = Universe.of("v0", {chosen: names})
+    wanted_part = _part(list(universe.symbols[chosen]), part)
     if not wanted_part:
         raise UsageError("no symbol is left to stream", hint="give --symbols, or another --shard")
-    return _Wish(chosen, wanted_part, round(hours * 60))
+    return _Wish(chosen, wanted_part, round(hours * 60), universe)
 
 
 def _part(symbols: list[Symbol], part: str | None) -> list[Symbol]:
@@ -107,7 +108,9 @@ async def _stream(configured: Settings, wish: _Wish, display: Display) -> Stream
     from ohlcv_assets.storage.spool import Spool
 
     stopping = _stopped_by_signals(display)
-    async with open_exchange(wish.market, configured) as exchange:
+    async with open_exchange(wish.market, configured, wish.universe.listings) as exchange:
+        listed = set(wish.universe.at(round(exchange.clock.now_ms()))[wish.market])
+        wish = replace(wish, symbols=[symbol for symbol in wish.symbols if symbol in listed])
         # Before the server is asked for: a wrong symbol must not wait for a database.
         exchange.listing.require(wish.symbols)
         with await asyncio.to_thread(Database.open, configured) as database:

@@ -1,5 +1,9 @@
 """The past of delisted symbols: asked for as long as the exchange has it, and named with the proof when it has not."""
 
+import json
+import os
+import subprocess
+import sys
 from datetime import date
 
 import polars as pl
@@ -10,7 +14,7 @@ from ohlcv_assets.capture import download_day
 from ohlcv_assets.errors import UnknownSymbol
 from ohlcv_assets.exchange.binance import open_exchange
 from ohlcv_assets.exchange.fetch import fetch_bars
-from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.instruments import Market, Symbol, Universe, release_universe
 from ohlcv_assets.listing_times import ListingTimes, Span
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.lake import Lake, Signature
@@ -129,3 +133,19 @@ async def test_a_day_of_the_lake_has_the_delisted_symbol(replay_factory, tmp_pat
         await download_day(exchange, lake, signature, [Symbol(name), Symbol(other)], day)
     held = lake.read_day(signature, day)
     assert held.select(*KEY, *VALUES).sort("symbol", "timestamp").equals(truth_of(replay, Market.SPOT, [name, other]))
+
+
+def test_a_stream_of_now_leaves_out_what_was_delisted(replay_factory, database_url, tmp_path):
+    """`ohlcv stream` of a universe with a symbol that is gone captures the others, and nothing is called missing."""
+    replay = replay_factory(symbols=2, days=1, start="2025-06-01T12:00Z", speed=60.0)
+    replay.inject([{"fault": "delist_at", "symbols": ["BTCUSDT"], "from": "2025-06-01T07:30Z", "gone": True}])
+    universe = Universe.of("v1.0", {Market.SPOT: list(NAMES[Market.SPOT])}, listings=delisted("BTC/USDT"))
+    release_universe(universe, tmp_path)
+    settings = Settings(home=tmp_path, database_url=database_url, universes=tmp_path, universe="v1.0", exchange_url=replay.url)  # fmt: skip
+    command = [sys.executable, "-m", "ohlcv_assets.cli", "stream", "--market", "spot", "--hours", "0.05", "--json"]
+    ended = subprocess.run(
+        command, env=os.environ | settings.environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert events[0]["symbols"] == ["ETH/USDT"]
