@@ -21,6 +21,7 @@ from ohlcv_assets.orchestration.preview import evaluation_of_partition
 from ohlcv_assets.quality import sentences
 from ohlcv_assets.quality.completeness import Coverage, missing_ranges
 from ohlcv_assets.quality.expectations import Validation
+from ohlcv_assets.quality.flat_blocks import FLAT_BLOCKS_SCHEMA, flat_blocks
 from ohlcv_assets.quality.freshness import absent_symbols, freshness, latency
 from ohlcv_assets.quality.soundness import Soundness
 from ohlcv_assets.quality.verdict import Verdict
@@ -36,6 +37,7 @@ FETCHED_SOUND = "fetched_sound"
 UNIVERSE_PRESENT = "universe_present"
 STREAMED_FRESH = "streamed_fresh"
 KNOWLEDGE_LATENCY = "knowledge_latency"
+FLAT_BLOCKS = "flat_blocks"
 
 Side = Literal["streamed", "fetched"]
 
@@ -229,6 +231,27 @@ def _latency(evidence: Evidence) -> Outcome:
     return Outcome(found.p99_s <= limit_s and found.min_s >= 0, sentence, numbers)
 
 
+def _flat(evidence: Evidence) -> Outcome:
+    verdict = evidence.verdict
+    blocks = pl.concat(
+        [
+            flat_blocks(bars).with_columns(side=pl.lit(side))
+            for side, bars in (("streamed", verdict.streamed), ("fetched", verdict.fetched))
+        ]
+    ).select("side", *FLAT_BLOCKS_SCHEMA)
+    numbers: dict[str, Any] = {"suspicious_blocks": blocks.height, "suspicious_bars": int(blocks["minutes"].sum())}
+    if blocks.is_empty():
+        return Outcome(True, "no symbol stands still for longer than its own habit explains", numbers)
+    numbers["blocks"] = metadata.table(blocks)
+    longest = blocks.sort("minutes", descending=True).row(0, named=True)
+    return Outcome(
+        False,
+        f"{blocks.height:,} suspicious flat blocks; the longest is {longest['symbol']} ({longest['side']}), "
+        f"{iso(longest['start'])} to {iso(longest['end'])}, and the next bar opens {longest['jump_pct']:.2f} % off",
+        numbers,
+    )
+
+
 CHECKS: tuple[Check, ...] = (
     Check(
         STREAMED_EQUALS_FETCHED,
@@ -294,6 +317,14 @@ CHECKS: tuple[Check, ...] = (
         "99 % of the bars that came by WebSocket were stored within OHLCV_LATENCY_LIMIT_S of their end. Not measurable in a replay. "
         "When red: look at the load and the clock of this host and of the database, and at the reconnects of streamed_bars.",
         _latency,
+        warns=True,
+    ),
+    Check(
+        FLAT_BLOCKS,
+        "No symbol shows one price and no volume for much longer than it is its habit, and then opens at another price: trades that "
+        "are not in the bars. Zero volume alone is no error. When red: compare the block with another source; if the exchange itself "
+        "has it so, it stays as it is.",
+        _flat,
         warns=True,
     ),
 )
