@@ -1,6 +1,6 @@
 """Paths that Binance does not have: what the replay exchange counted, and the speed of its clock. For tests.
 
-Lives here: `GET /_replay/stats` and `POST /_replay/clock`. Does not: faults (faults/control.py).
+Lives here: `GET /_replay/stats`, `GET /_replay/pages` and `POST /_replay/clock`. Does not: faults (faults/control.py).
 """
 
 from __future__ import annotations
@@ -40,10 +40,15 @@ class Control:
     def add_routes(self, app: web.Application) -> None:
         """Put the control paths into the application."""
         app.router.add_get("/_replay/stats", self._stats)
+        app.router.add_get("/_replay/pages", self._pages)
         app.router.add_post("/_replay/clock", self._change_clock)
 
     async def _stats(self, _request: web.Request) -> web.Response:
         return web.json_response(self.stats())
+
+    async def _pages(self, _request: web.Request) -> web.Response:
+        """The klines that were asked for last: lists of market, symbol, startTime, endTime."""
+        return web.json_response(list(self._rest.pages))
 
     async def _change_clock(self, request: web.Request) -> web.Response:
         """Change the speed: {"speed": 0 to 600}; 0 stands still."""

@@ -8,6 +8,7 @@ answer holds (klines.py), what a minute allows (weights.py), or how an answer is
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ SPEED_HEADER = "X-Replay-Speed"
 
 #: Weight a minute of each pool; USD-M and COIN-M draw from one.
 LIMITS: dict[Market, int] = {Market.SPOT: 6000, Market.FUTURES: 2400}
+
+_PAGES_KEPT = 100_000
 
 _Parameters = Mapping[str, str]
 _Weight = Callable[[_Parameters], int]
@@ -67,6 +70,8 @@ class RestApi:
         self.pools = {market: WeightPool(limit) for market, limit in LIMITS.items()}
         self._venues = [_spot(tapes, self.pools), _usd_m(tapes, self.pools), _coin_m(self.pools)]
         self._listings: dict[str, tuple[_Changes, ListingDocument]] = {}  # the latest of each venue
+        #: The pages that were asked for last, in order: market, the exchange's symbol, startTime and endTime.
+        self.pages: deque[tuple[Market, str, int | None, int | None]] = deque(maxlen=_PAGES_KEPT)
 
     def add_routes(self, app: web.Application) -> None:
         """Put every path of every venue into the application."""
@@ -122,6 +127,7 @@ class RestApi:
 
     def _klines(self, venue: _Venue, parameters: _Parameters, now_ms: int) -> bytes:
         query = read_query(parameters, venue.tape)
+        self.pages.append((venue.tape.market, query.tape.name, query.start_ms, query.end_ms))
         return f"[{','.join(page(query, venue.tape, self._script, now_ms))}]".encode()
 
     def _ticker(self, venue: _Venue, parameters: _Parameters, now_ms: int) -> bytes:
