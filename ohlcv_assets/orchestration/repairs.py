@@ -77,6 +77,8 @@ def _build(
         tags={"market": market.value},
         partitions_def=partitions,
         deps=[asset_key(settings, market, "streamed_bars"), asset_key(settings, market, f"{kind}_bars")],
+        # As its QA, so that a backfill of both is one.
+        backfill_policy=dg.BackfillPolicy.multi_run(31) if kind == "daily" else None,
         description=f"What differs between streamed_bars and {kind}_bars of {market} is fetched a third time; the side "
         "that this contradicts gets a revision, or a new version of its file. What it cannot decide stays red.",
     )

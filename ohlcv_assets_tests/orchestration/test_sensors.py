@@ -201,3 +201,26 @@ def test_an_hour_that_nobody_streamed_is_not_compared(instance: dg.DagsterInstan
     _had_run(instance, "spot", "11:00", dg.DagsterRunStatus.STARTED)
     data = _tick(instance, "2025-06-01T11:30:00Z", sensor="keep_comparing", partitions_until="2025-06-02")
     assert _asked(data) == {("spot_recent", "2025-06-01-11:00")}
+
+
+def test_a_market_has_one_comparison_at_a_time(instance: dg.DagsterInstance) -> None:
+    """While one runs no other of its market is asked for; the next one takes what is due by then."""
+    for market in Market:
+        _had_run(instance, market, "11:00", dg.DagsterRunStatus.STARTED)
+    replayed = {"sensor": "keep_comparing", "partitions_until": "2025-06-02"}
+    running = create_run_for_test(instance, job_name="spot_recent", status=dg.DagsterRunStatus.STARTED)
+    assert _asked(_tick(instance, "2025-06-01T11:35:00Z", **replayed)) == {("futures_recent", "2025-06-01-11:00")}
+    instance.report_run_failed(running)
+    requests = _tick(instance, "2025-06-01T11:55:00Z", **replayed).run_requests
+    assert [request.run_key for request in requests if request.job_name == "spot_recent"] == [
+        "stockholm/spot/2025-06-01-11:00/windows=5"
+    ]
+
+
+def test_the_last_windows_of_an_hour_are_compared_although_another_comparison_took_long(
+    instance: dg.DagsterInstance,
+) -> None:
+    """An hour whose last window was due while a run was under way is still asked for two hours later, as a whole."""
+    _had_run(instance, "spot", "08:00", dg.DagsterRunStatus.SUCCESS)
+    data = _tick(instance, "2025-06-01T11:04:00Z", sensor="keep_comparing", partitions_until="2025-06-02")
+    assert [request.run_key for request in data.run_requests] == ["stockholm/spot/2025-06-01-08:00/windows=6"]
