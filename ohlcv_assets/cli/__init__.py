@@ -14,12 +14,14 @@ import typer
 from ohlcv_assets.cli.alert import alert
 from ohlcv_assets.cli.backfill_db import backfill_db
 from ohlcv_assets.cli.database import app as database
+from ohlcv_assets.cli.doctor import doctor
 from ohlcv_assets.cli.download_bulk import download_bulk
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.repair import repair
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.cli.stream import stream
 from ohlcv_assets.cli.universe import app as universe
+from ohlcv_assets.cli.verify import verify
 from ohlcv_assets.errors import OhlcvError
 
 app = typer.Typer(
@@ -40,7 +42,7 @@ def _program(
     show_from(logging.INFO if verbose else logging.WARNING)
 
 
-for command in (demo, up, ui, replay, stream, repair, alert):
+for command in (demo, up, ui, replay, stream, repair, verify, alert, doctor):
     app.command()(command)
 # --start_timestamp is --start-timestamp: both are typed.
 either_spelling = app.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
