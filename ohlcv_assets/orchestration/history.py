@@ -34,8 +34,8 @@ MEANING = (
     "changed, before and after. A day whose bars changed has a new version already, the old one is kept; materialize its "
     "daily_qa again. Where bars vanished nothing was replaced: verify that day with `accept: true` to take it over."
 )
-#: Thirty days of two hundred symbols are an hour of the exchange's request weight; a run that hangs must end.
-_MAX_RUNTIME_S = 6 * 3600
+#: Thirty days of two hundred symbols are a quarter of an hour of the request weight; a run that hangs must end.
+_MAX_RUNTIME_S = 3 * 3600
 
 
 class HistoryConfig(dg.Config):

@@ -263,4 +263,18 @@ class _Verifier:
             replace=True,
             universe_hash=self.universe.content_hash,
         )
+        await asyncio.to_thread(self._tell_absent, found)
         return replace(found, replaced_key=written.replaced_key)
+
+    def _tell_absent(self, found: DayVerified) -> None:
+        """Which minutes the new version lacks: those of the old one less what appeared, and what vanished."""
+        absent = self.lake.read_absent(self.signature, found.day)
+        keys = ("symbol", "timestamp")
+        appeared = found.changes.filter(pl.col("kind") == "only_right").select(keys)
+        proof = json.dumps({"verified": self.run_id, "fetches": 2})
+        vanished = found.changes.filter(pl.col("kind") == "only_left").select(
+            *keys, cause=pl.lit("unknown"), proof=pl.lit(proof)
+        )
+        now = pl.concat([absent.join(appeared, on=keys, how="anti"), vanished]).unique(keys, keep="last")
+        if now.height != absent.height or not vanished.is_empty():
+            self.lake.write_absent(self.signature, found.day, now)

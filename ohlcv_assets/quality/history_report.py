@@ -106,7 +106,7 @@ class DayVerified:
 
     def _counts(self) -> str:
         counts = {"changed": self.changed, "appeared": self.appeared, "vanished": self.vanished}
-        return ", ".join(f"{count:,} bars {name}" for name, count in counts.items() if count)
+        return ", ".join(f"{_bars(count)} {name}" for name, count in counts.items() if count)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Verification:
         found = "; ".join(day.sentence for day in self.findings[:5])
         if len(self.findings) > 5:
             found += f"; and {len(self.findings) - 5} more days"
-        told = [found or f"{numbers['days_verified']:,} days are as they were downloaded"]
+        told = [found or f"nothing changed; days compared: {numbers['days_verified']:,}"]
         if skipped := self.of(Outcome.ABSENT):
             told.append(f"not in the lake: {day_ranges([day.day for day in skipped])}")
         if self.unavailable:
@@ -170,6 +170,10 @@ class Verification:
         """The same for the same findings; empty where there are none."""
         digests = "/".join(day.digest for day in self.findings)
         return hashlib.sha256(digests.encode()).hexdigest()[:16] if digests else ""
+
+
+def _bars(count: int) -> str:
+    return f"{count:,} bar" if count == 1 else f"{count:,} bars"
 
 
 def day_ranges(days: Sequence[date]) -> str:

@@ -17,9 +17,9 @@ from ohlcv_assets.quality.history import last_days, verify
 from ohlcv_assets.quality.history_report import DayVerified, Outcome, Verification, day_ranges
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
-from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.storage.lake import ABSENT_SCHEMA, Lake, Signature
 from ohlcv_assets.storage.quality_store import QualityStore
-from ohlcv_assets.timestamps import Interval
+from ohlcv_assets.timestamps import MINUTE_MS, Interval, parse_time
 from ohlcv_assets_tests import builders
 
 FIRST, SECOND = date(2025, 6, 1), date(2025, 6, 2)
@@ -105,7 +105,7 @@ async def test_days_that_are_as_they_were_change_nothing(world):
     assert _outcomes(found) == [Outcome.UNCHANGED] * 2
     assert found.is_unchanged
     assert found.summary()["bars_verified"] == 2 * 3 * 1440
-    assert found.sentence() == "2 days are as they were downloaded"
+    assert found.sentence() == "nothing changed; days compared: 2"
     assert found.digest() == ""
     assert not world.findings_kept()
 
@@ -170,7 +170,24 @@ async def test_bars_that_vanished_are_left_to_a_person(handle, folder_lake, data
     accepted = await world.verify(FIRST, findings=store, accept=True)
     assert _outcomes(accepted) == [Outcome.REPLACED]
     assert world.held(FIRST).height == before.height - 4
+    absent = folder_lake.read_absent(world.signature, FIRST)
+    assert absent["timestamp"].to_list() == [parse_time("2025-06-01T10:00Z") + n * MINUTE_MS for n in range(4)]
+    assert set(absent["symbol"]) == {"ETH/USDT"}
     assert store.findings()["kind"].to_list() == ["history_vanished", "history_replaced"]
+
+
+async def test_a_bar_that_the_exchange_has_now_is_taken_over(world):
+    """A minute that was lacking when the day was downloaded, and is there now, is in the new version, and absent no more."""
+    async with world.open() as exchange:
+        fetched = await fetch_bars(exchange, world.listed, Interval.of_day(FIRST))
+    world.lake.write_day(world.signature, FIRST, builders.without(fetched.bars, 700))
+    symbol, timestamp = fetched.bars.row(700, named=True)["symbol"], fetched.bars["timestamp"][700]
+    rows = [(symbol, timestamp, "unknown", None), (symbol, timestamp + MINUTE_MS, "unknown", None)]
+    world.lake.write_absent(world.signature, FIRST, pl.DataFrame(rows, schema=ABSENT_SCHEMA, orient="row"))
+    (day,) = (await world.verify(FIRST)).days
+    assert (day.outcome, day.appeared, day.changed) == (Outcome.REPLACED, 1, 0)
+    assert world.held(FIRST).equals(world.settled(FIRST))
+    assert world.lake.read_absent(world.signature, FIRST)["timestamp"].to_list() == [timestamp + MINUTE_MS]
 
 
 async def test_an_exchange_that_says_two_things_is_not_believed(world):
