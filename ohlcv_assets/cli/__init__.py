@@ -22,7 +22,6 @@ from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.cli.stream import stream
 from ohlcv_assets.cli.universe import app as universe
 from ohlcv_assets.cli.verify import verify
-from ohlcv_assets.cli.verify import verify
 from ohlcv_assets.errors import OhlcvError
 
 app = typer.Typer(
