@@ -276,3 +276,57 @@ def test_mail_needs_all_of_its_settings() -> None:
     assert build_mail_sensor(Settings()) is None
     with pytest.raises(BadSetting, match="OHLCV_ALERT_EMAIL_TO, OHLCV_ALERT_EMAIL_PASSWORD, OHLCV_ALERT_SMTP_HOST"):
         build_mail_sensor(Settings(alert_email_from="a@example.com"))
+
+
+@pytest.mark.parametrize(
+    ("host", "way", "port"), [("smtp.example.com", "SMTP_SSL", 465), ("mail.lan:587", "SMTP", 587)]
+)
+def test_a_failed_run_is_mailed(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, host: str, way: str, port: int
+) -> None:
+    """Dagster's own mail goes to everybody named, by TLS from the start or by STARTTLS, with a link to the run."""
+    connections: list[tuple[Any, ...]] = []
+    mails: list[tuple[str, list[str], str]] = []
+
+    class Server:
+        def __init__(self, *address: Any, **_: Any) -> None:
+            connections.append(address)
+
+        def __enter__(self) -> "Server":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            connections.append(("closed",))
+
+        def starttls(self, **_: Any) -> None:
+            connections.append(("starttls",))
+
+        def login(self, user: str, password: str) -> None:
+            connections.append((user, password))
+
+        def sendmail(self, sender: str, receivers: list[str], text: str) -> None:
+            mails.append((sender, receivers, text))
+
+    monkeypatch.setattr(f"smtplib.{way}", Server)
+    settings = Settings(
+        alert_email_from="a@example.com",
+        alert_email_to="b@example.com, c@example.com",
+        alert_email_password="pw",  # noqa: S106
+        alert_smtp_host=host,
+    )
+    sensor = build_mail_sensor(settings)
+    assert sensor is not None
+    result = _breaking.execute_in_process(instance=instance, raise_on_error=False)
+    context = dg.build_run_status_sensor_context(
+        "mail_failed_runs",
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        dagster_event=result.get_run_failure_event(),
+    ).for_run_failure()
+    sensor(context)
+    ((sender, receivers, text),) = mails
+    assert (sender, receivers) == ("a@example.com", ["b@example.com", "c@example.com"])
+    assert f"http://127.0.0.1:3000/runs/{result.run_id}" in text
+    assert connections[0] == (host.partition(":")[0], port)
+    assert (("starttls",) in connections) == (port != 465)
+    assert ("a@example.com", "pw") in connections
