@@ -129,8 +129,7 @@ def _proved(
 ) -> pl.DataFrame:
     if not sources:
         return pl.DataFrame(schema={name: SCHEMA[name] for name in ("symbol", *wanted.numbers)})
-    # In one piece: only so are the columns' bytes at hand without another copy.
-    frame = _scanned([source.location for source in sources], wanted, options).rechunk()
+    frame = _scanned([source.location for source in sources], wanted, options)
     found = runs(frame)
     wrong = damage(frame, found, sums)
     if wrong is None:
@@ -141,7 +140,8 @@ def _proved(
 
 def _scanned(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
     try:
-        return _scan(locations, wanted, options).collect()
+        # In one piece: only so are the columns' bytes at hand without another copy.
+        return _whole_columns(_scan(locations, wanted, options).collect()).rechunk()
     except FileNotFoundError as error:
         raise missing_days([str(error)]) from error
     except OSError as error:
@@ -150,11 +150,19 @@ def _scanned(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any
         raise corrupt(_blamed(locations, wanted, options), str(error).splitlines()[0]) from error
 
 
+def _whole_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame itself: of a file with one wrong bit polars has made columns of different lengths."""
+    for column in frame.get_columns():
+        if column.len() != frame.height or column.has_nulls() or column.dtype != SCHEMA[column.name]:
+            raise ValueError(f"the column {column.name} is not what was written")
+    return frame
+
+
 def _blamed(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any]) -> str:
     """Which of the files cannot be read: a scan over many does not say."""
     for location in locations:
         try:
-            _scan([location], wanted, options).collect()
+            _whole_columns(_scan([location], wanted, options).collect())
         except BROKEN_PARQUET:
             return location
     return f"{locations[0]} to {locations[-1]}"

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohlcv_assets.bars import SCHEMA, VALUES
-from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import CorruptFile, DayMissing
 from ohlcv_assets.storage.bars_file import decode, encode
 from ohlcv_assets.storage.day_reader import DaySource, Wanted, read_days
 from ohlcv_assets.storage.symbol_sums import SUMMED, damage, parse_sums, runs, symbol_sums
 from ohlcv_assets.timestamps import DAY_MS
-from ohlcv_assets_tests.builders import bars, corrupted, without
+from ohlcv_assets_tests.builders import DOWNLOADED, bars, corrupted, without
 
 SYMBOLS = [f"S{number}/USDT:USDT" for number in range(5)]
 DAY = date(2025, 6, 1)
@@ -23,7 +22,7 @@ DAY = date(2025, 6, 1)
 
 def stored(day=0, minutes=200):
     """Bars as a day's file holds them."""
-    known = pl.lit(utc_now(), SCHEMA["knowledge_timestamp"])
+    known = pl.lit(DOWNLOADED, SCHEMA["knowledge_timestamp"])
     return bars(SYMBOLS, minutes=minutes).with_columns(pl.col("timestamp") + day * DAY_MS, knowledge_timestamp=known)
 
 
@@ -75,7 +74,7 @@ def test_part_of_a_file_is_read_as_it_was_written(tmp_path):
 
 
 @given(st.integers(0, 10**9), st.integers(0, 7))
-@settings(max_examples=400)
+@settings(max_examples=300)
 def test_no_flipped_bit_of_a_file_is_ever_read(tmp_path_factory, place, bit):
     """With any one bit of the file flipped a reader of one symbol gets the true values or an error, and never others."""
     frame = stored(minutes=60)
