@@ -20,6 +20,7 @@ import polars as pl
 
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.errors import DatabaseUnavailable, UsageError
+from ohlcv_assets.exchange.absence import absences
 from ohlcv_assets.exchange.fetch import Fetched, Progress, fetch_bars
 from ohlcv_assets.exchange.metrics import serving_metrics
 from ohlcv_assets.exchange.stream import OnMinute, OnStart, stream_bars
@@ -44,10 +45,11 @@ _log = get_logger()
 
 @dataclass(frozen=True)
 class DayDownload:
-    """A day that was fetched, and the object of the lake that holds it."""
+    """A day that was fetched, the object of the lake that holds it, and why what is absent is so (`ABSENT_SCHEMA`)."""
 
     fetched: Fetched
     written: Written
+    absent: pl.DataFrame
 
 
 async def stream_into_database(
@@ -177,7 +179,8 @@ async def download_day(
 ) -> DayDownload:
     """Fetch a whole UTC day by REST and put it into the lake as one file, with the universe's hash noted in it.
 
-    `fetched` is the day as somebody has fetched it already (bulk.py does, several days with one question).
+    Beside it goes what is not in it and why (`Lake.write_absent`): an empty list when nothing is absent, which is a
+    statement too. `fetched` is the day as somebody has fetched it already (bulk.py does, several days with one question).
 
     Raises:
         UsageError: the day is not over on the exchange.
@@ -191,4 +194,7 @@ async def download_day(
     written = await asyncio.to_thread(
         lake.write_day, signature, day, fetched.bars, replace=replace, universe_hash=universe_hash
     )
-    return DayDownload(fetched, written)
+    # After the bars: what a refused day lacks must not be said of the day that stays.
+    absent = await absences(exchange, fetched, interval)
+    await asyncio.to_thread(lake.write_absent, signature, day, absent)
+    return DayDownload(fetched, written, absent)

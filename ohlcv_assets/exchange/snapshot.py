@@ -209,7 +209,7 @@ async def _found(exchange: Exchange, symbol: Symbol) -> ListingTimes | None:
     listed = exchange.listing[symbol]
     since_ms, source = listed.listed_since_ms, _ONBOARD
     if since_ms is None:
-        since_ms, source = await _bar(exchange, symbol, after_ms=0), _FIRST_BAR
+        since_ms, source = await nearest_bar(exchange, symbol, after_ms=0), _FIRST_BAR
     if since_ms is None and not listed.gone:
         return None
     end = await _end(exchange, symbol, since_ms)
@@ -224,7 +224,7 @@ async def _come_back(exchange: Exchange, symbol: Symbol, known: ListingTimes, un
         return known
     since_ms, source = listed.listed_since_ms, _ONBOARD
     if since_ms is None or since_ms < until_ms:
-        since_ms, source = await _bar(exchange, symbol, after_ms=until_ms), _FIRST_BAR
+        since_ms, source = await nearest_bar(exchange, symbol, after_ms=until_ms), _FIRST_BAR
     if since_ms is None:
         return known
     until = (listed.delisted_ms, _DELIVERY if listed.delisted_ms else "")
@@ -239,7 +239,7 @@ async def _renewed(exchange: Exchange, symbol: Symbol, known: ListingTimes) -> L
     onboard_ms = listed.listed_since_ms
     if onboard_ms is None or last.since_ms is None or onboard_ms - last.since_ms < LONGEST_HALT_MS:
         return known
-    start_ms = await _bar(exchange, symbol, before_ms=onboard_ms)
+    start_ms = await nearest_bar(exchange, symbol, before_ms=onboard_ms)
     end_ms = onboard_ms if start_ms is None else min(label_end(start_ms), onboard_ms)
     # Bars up to the new date: the exchange only says another date of the same listing.
     if end_ms <= last.since_ms or (start_ms is not None and onboard_ms - end_ms < LONGEST_HALT_MS):
@@ -255,7 +255,7 @@ async def _end(exchange: Exchange, symbol: Symbol, since_ms: int | None) -> tupl
         return listed.delisted_ms, _DELIVERY
     if listed.active:
         return None
-    start_ms = await _bar(exchange, symbol)
+    start_ms = await nearest_bar(exchange, symbol)
     if start_ms is None or label_end(start_ms) <= (since_ms or 0):
         # One that waits for its first day, or the earlier owner of its name, has no end.
         return (floor_to(now_ms, MINUTE_MS), _GONE) if listed.gone else None
@@ -271,7 +271,7 @@ def _span(since_ms: int | None, until_ms: int | None, until: str, *, before: str
     return Span(since_ms, until_ms, ", ".join(part for part in known if part))
 
 
-async def _bar(
+async def nearest_bar(
     exchange: Exchange, symbol: Symbol, *, after_ms: int | None = None, before_ms: int | None = None
 ) -> int | None:
     """The start of the first bar at or after a moment, or of the last before it; None when two answers have none.
