@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test faults soak bench-stream bench-qa lint lock clean
+.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-repair lint lock clean
 
 help:             ## This list
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
