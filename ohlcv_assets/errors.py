@@ -16,7 +16,7 @@
         │   └── UnknownUniverse · UniverseChanged
         ├── Finding                   the data are not what they must be                   exit 1
         │   ├── InvalidBars · LakeConflict · CorruptFile
-        │   └── ObjectMissing · DayMissing · NoBars
+        │   └── ObjectMissing · DayMissing · NoBars · NotVerified · IncompleteWindow
         └── Refused                   the exchange, the database or the machine said no    exit 3
 
 Lives here: every error class that the package raises, its exit code, and the table that turns each
@@ -157,6 +157,14 @@ class DayMissing(ObjectMissing):
 
 class NoBars(Finding):
     """Nothing of what a reader asked for is stored."""
+
+
+class NotVerified(Finding):
+    """Bars were asked for that two captures agree about, and of some minutes the ledger does not say so."""
+
+
+class IncompleteWindow(Finding):
+    """A window of resampled bars lacks minutes."""
 
 
 class Refused(PermanentError):
