@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-repair lint lock clean
+.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-repair bench-download lint lock clean
 
 help:             ## This list
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,9 @@ bench-qa: $(VENV)/ready ## A day of 500 symbols compared, step by step, and row 
 
 bench-repair: $(VENV)/ready ## From a red check to a green one, unattended, at 1x: seconds of each stage
 	@$(BIN)/python -m benchmarks.repair
+
+bench-download: $(VENV)/ready ## Download throughput beside ccxt's own loop, the exchange's limits on and off, some three minutes (MINUTES=1)
+	@$(BIN)/python -m benchmarks.download $(if $(MINUTES),--minutes "$(MINUTES)")
 
 lint: $(VENV)/ready   ## Formatting, lint, types, layers
 	@$(BIN)/ruff format --check .
