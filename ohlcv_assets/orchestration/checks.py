@@ -21,6 +21,7 @@ from ohlcv_assets.orchestration.preview import evaluation_of_partition
 from ohlcv_assets.quality import sentences
 from ohlcv_assets.quality.completeness import Coverage, missing_ranges
 from ohlcv_assets.quality.expectations import Validation
+from ohlcv_assets.quality.explained import due_interval, never_listed, nothing_explained, unexplained
 from ohlcv_assets.quality.flat_blocks import FLAT_BLOCKS_SCHEMA, flat_blocks
 from ohlcv_assets.quality.freshness import absent_symbols, freshness, latency
 from ohlcv_assets.quality.soundness import Soundness
@@ -49,7 +50,8 @@ class Evidence:
     Attributes:
         verdict: both sides, compared.
         validations: what Great Expectations found, by side; empty where it was not asked.
-        not_listed: symbols that are proven not to have been listed in the interval.
+        explained: `EXPLAINED_SCHEMA`: minutes that neither side has and that are proven not to be there.
+        not_listed: symbols of the universe that were not expected at all: not listed in the interval.
         latency_limit_s: `Settings.latency_limit_s`.
         replayed: whether a replay exchange was captured, whose clock is not the database's.
         pages: where the pages of this partition are, by their name.
@@ -58,6 +60,7 @@ class Evidence:
 
     verdict: Verdict
     validations: Mapping[str, Validation] = field(default_factory=dict)
+    explained: pl.DataFrame = field(default_factory=nothing_explained)
     not_listed: frozenset[str] = frozenset()
     latency_limit_s: float = 5.0
     replayed: bool = False
@@ -116,24 +119,29 @@ def _match(evidence: Evidence) -> Outcome:
 def _complete(side: Side) -> Callable[[Evidence], Outcome]:
     def evaluate(evidence: Evidence) -> Outcome:
         found = evidence.coverage(side)
+        missing = unexplained(found.missing, evidence.explained)
+        explained, strange = evidence.explained.height, found.off_grid + found.outside
+        possible = found.expected - explained
         numbers: dict[str, Any] = {
             "bars_expected": found.expected,
             "bars_present": found.present,
-            "bars_missing": found.missing.height,
+            "bars_missing": missing.height,
+            "bars_explained": explained,
             "bars_duplicate": found.duplicate,
             "bars_off_grid": found.off_grid,
             "bars_outside": found.outside,
-            "coverage_pct": found.coverage_pct,
+            "coverage_pct": 100.0 * found.present / possible if possible else 0.0,
         }
         sentence = f"{found.present:,} of {found.expected:,} bars are there"
-        if not found.missing.is_empty():
-            ranges = missing_ranges(found.missing)
+        if explained:
+            sentence += f"; {explained:,} could not be: {sentences.of_explained(evidence.explained)}"
+        if not missing.is_empty():
+            ranges = missing_ranges(missing)
             numbers["missing_ranges"] = metadata.table(ranges)
             sentence += f"; missing: {sentences.of_ranges(ranges)}"
-        strange = found.off_grid + found.outside
         if strange:
             sentence += f"; {strange:,} rows are of no expected minute"
-        return Outcome(found.expected > 0 and found.missing.is_empty() and not strange, sentence, numbers)
+        return Outcome(found.expected > 0 and missing.is_empty() and not strange, sentence, numbers)
 
     return evaluate
 
@@ -185,14 +193,15 @@ def _disagreement(validation: Validation) -> str:
 
 def _universe(evidence: Evidence) -> Outcome:
     verdict = evidence.verdict
-    expected = sorted(set(verdict.symbols) - evidence.not_listed)
+    not_listed = evidence.not_listed | never_listed(evidence.explained, verdict.interval)
+    expected = sorted(set(verdict.symbols) - not_listed)
     absent = {
         side: absent_symbols(bars, expected)
         for side, bars in (("streamed", verdict.streamed), ("fetched", verdict.fetched))
     }
     numbers: dict[str, Any] = {
         "symbols_expected": len(expected),
-        "symbols_not_listed": len(evidence.not_listed),
+        "symbols_not_listed": len(not_listed),
         **{f"symbols_absent_{side}": len(names) for side, names in absent.items()},
     }
     said = [f"not {side}: {sentences.of_names(names)}" for side, names in absent.items() if names]
@@ -200,12 +209,13 @@ def _universe(evidence: Evidence) -> Outcome:
         rows = [{"side": side, "symbol": name} for side, names in absent.items() for name in names]
         numbers["absent_symbols"] = metadata.table(pl.DataFrame(rows))
         return Outcome(False, f"symbols without a bar: {'; '.join(said)}", numbers)
-    unlisted = f", {len(evidence.not_listed):,} were not listed" if evidence.not_listed else ""
+    unlisted = f", {len(not_listed):,} were not listed" if not_listed else ""
     return Outcome(bool(expected), f"all {len(expected):,} symbols are there{unlisted}", numbers)
 
 
 def _fresh(evidence: Evidence) -> Outcome:
-    found = freshness(evidence.verdict.streamed, evidence.verdict.interval)
+    verdict = evidence.verdict
+    found = freshness(verdict.streamed, due_interval(verdict.interval, evidence.explained, len(verdict.symbols)))
     numbers: dict[str, Any] = {"due_timestamp": iso(found.due_ms), "symbols_behind": found.symbols_behind}
     if found.newest_ms is None or found.minutes_behind is None:
         return Outcome(False, f"nothing was streamed; due was {iso(found.due_ms)}", numbers)
@@ -263,13 +273,13 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         STREAMED_COMPLETE,
-        "PostgreSQL holds every minute of every symbol, and nothing that was not expected. When red: materialize the hours of "
+        "PostgreSQL holds every minute of every symbol that could be had, and nothing that was not expected. When red: materialize the hours of "
         "streamed_bars that hold the missing minutes; a past hour is completed by REST.",
         _complete("streamed"),
     ),
     Check(
         FETCHED_COMPLETE,
-        "The lake holds every minute of every symbol, and nothing that was not expected. When red: the exchange had no such bar in two "
+        "The lake holds every minute of every symbol that could be had, and nothing that was not expected. When red: the exchange had no such bar in two "
         "fetches; materialize daily_bars again with `replace: true` to ask once more.",
         _complete("fetched"),
     ),
@@ -340,12 +350,19 @@ def specs(asset: dg.AssetKey, partitions: dg.PartitionsDefinition) -> list[dg.As
     ]
 
 
+def outcomes(evidence: Evidence) -> list[Outcome]:
+    """What each check finds, in the order of `CHECKS`; the bars of the evidence are needed no longer."""
+    return [check.evaluate(evidence) for check in CHECKS]
+
+
 def evaluations(
-    context: dg.AssetExecutionContext, specs_of_asset: list[dg.AssetCheckSpec], partition_key: str, evidence: Evidence
+    context: dg.AssetExecutionContext,
+    specs_of_asset: list[dg.AssetCheckSpec],
+    partition_key: str,
+    found: list[Outcome],
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """One evaluation a check for one partition; yield the asset's MaterializeResult before these."""
-    for spec, check in zip(specs_of_asset, CHECKS, strict=True):
-        outcome = check.evaluate(evidence)
+    for spec, check, outcome in zip(specs_of_asset, CHECKS, found, strict=True):
         yield evaluation_of_partition(
             context,
             spec,

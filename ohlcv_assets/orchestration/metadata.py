@@ -89,15 +89,21 @@ def of_minute(minute: MinuteStatus) -> dict[str, Any]:
     return {**numbers, **{key: value for key, value in late.items() if value is not None}}
 
 
-def of_verdict(verdict: Verdict) -> dict[str, Any]:
-    """How far two captures agree, and how much of what was expected either of them has."""
-    lacking = verdict.both_lack().height
-    expected = verdict.streamed_coverage.expected
+def of_verdict(verdict: Verdict, explained: pl.DataFrame) -> dict[str, Any]:
+    """How far two captures agree, and how much of what could be had either of them has.
+
+    Args:
+        verdict: both sides, compared.
+        explained: `explained.EXPLAINED_SCHEMA`: minutes that are proven not to be there.
+    """
+    expected, lacking = verdict.streamed_coverage.expected, verdict.both_lack().height
+    possible = expected - explained.height
     return {
         **verdict.summary(),
         "bars_present": expected - lacking,
-        "bars_missing": lacking,
-        "coverage_pct": 100.0 * (expected - lacking) / expected if expected else 0.0,
+        "bars_missing": lacking - explained.height,
+        "bars_explained": explained.height,
+        "coverage_pct": 100.0 * (expected - lacking) / possible if possible else 0.0,
     }
 
 

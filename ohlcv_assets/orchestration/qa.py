@@ -10,9 +10,11 @@ postponed in this module: Dagster reads them when an asset is defined.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import dagster as dg
+import polars as pl
 
 from ohlcv_assets.errors import NoBars
 from ohlcv_assets.instruments import Market, Universe
@@ -27,7 +29,10 @@ from ohlcv_assets.orchestration.partitions import (
 )
 from ohlcv_assets.orchestration.preview import outputs_of_checks
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
+from ohlcv_assets.quality.causes import Evidence
+from ohlcv_assets.quality.evidence import evidence_of_day
 from ohlcv_assets.quality.expectations import validate_sides
+from ohlcv_assets.quality.explained import explained_gaps
 from ohlcv_assets.quality.freshness import latency
 from ohlcv_assets.quality.publish import Stored, store_result
 from ohlcv_assets.quality.recent import WINDOW_MS, RecentBars
@@ -38,8 +43,23 @@ from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.timestamps import Interval
 
-#: The verdict on one partition, given the opened stores.
-_Judge = Callable[[Database, Lake, Universe, str], Verdict]
+
+class _Stores(NamedTuple):
+    """What a run has opened."""
+
+    database: Database
+    lake: Lake
+    universe: Universe
+
+
+class _Judged(NamedTuple):
+    """What was found in one partition: the verdict, and the gaps that are explained (`EXPLAINED_SCHEMA`)."""
+
+    verdict: Verdict
+    explained: pl.DataFrame
+
+
+_Judge = Callable[[_Stores, str], _Judged]
 
 
 def build_qa_assets(settings: Settings, market: Market) -> list[dg.AssetsDefinition]:
@@ -50,14 +70,16 @@ def build_qa_assets(settings: Settings, market: Market) -> list[dg.AssetsDefinit
 def build_recent_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
     """The hour so far: what was streamed against what was fetched meanwhile."""
 
-    def judge(database: Database, lake: Lake, universe: Universe, key: str) -> Verdict:
-        hour = hour_of(key)
-        fetched, windows = RecentBars(lake, market, universe).read(list(hour.split(WINDOW_MS)))
+    def judge(stores: _Stores, key: str) -> _Judged:
+        hour, universe = hour_of(key), stores.universe
+        fetched, windows = RecentBars(stores.lake, market, universe).read(list(hour.split(WINDOW_MS)))
         if not windows:
             raise NoBars(f"no window of {hour} was fetched yet", hint="materialize recent_bars of this hour first")
         # Windows are fetched in order: what is there begins with the hour.
         so_far = Interval(windows[0].start_ms, windows[-1].end_ms)
-        return compare(database, fetched, universe.listed_in(market, so_far), market, so_far)
+        verdict = compare(stores.database, fetched, universe.listed_in(market, so_far), market, so_far)
+        # Whether the exchange stood still is known when the day was downloaded; until then such a gap is red.
+        return _Judged(verdict, explained_gaps(verdict, lambda: Evidence(listing=universe.listings)))
 
     return _build(
         settings,
@@ -73,11 +95,12 @@ def build_recent_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
 def build_daily_qa(settings: Settings, market: Market) -> dg.AssetsDefinition:
     """A whole day: what was streamed against the day's file. Dagster maps the day to its 24 hours by their time."""
 
-    def judge(database: Database, lake: Lake, universe: Universe, key: str) -> Verdict:
-        day = day_of(key)
+    def judge(stores: _Stores, key: str) -> _Judged:
+        day, (database, lake, universe) = day_of(key), stores
         fetched = lake.read_day(Signature.daily(market, universe), day)
         symbols = universe.listed_in(market, Interval.of_day(day))
-        return compare(database, fetched, symbols, market, Interval.of_day(day))
+        verdict = compare(database, fetched, symbols, market, Interval.of_day(day))
+        return _Judged(verdict, explained_gaps(verdict, partial(evidence_of_day, *stores, market, day)))
 
     return _build(
         settings,
@@ -122,33 +145,44 @@ def _build(
         lake: LakeResource,
         universe: UniverseResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
-        evidence: dict[str, checks.Evidence] = {}
+        # What was found, and not the bars: a run over a month would hold all of them at once.
+        found: dict[str, list[checks.Outcome]] = {}
         with failures(), closing(database.open()) as store:
-            opened, released = lake.open(), universe.load()
+            stores = _Stores(store, lake.open(), universe.load())
             for partition in selected_keys(context):
                 started_s = time.monotonic()
-                verdict = judge(store, opened, released, partition)
-                validations = validate_sides(verdict) if _is_thorough(name, verdict) else {}
-                folder = partition_folder(name, market, released, verdict.interval)
-                stored = store_result(opened, verdict, validations, folder, context.run.run_id)
-                found = evidence[partition] = checks.Evidence(
-                    verdict,
-                    validations,
-                    not_listed=frozenset(released.symbols[market]).difference(verdict.symbols),
-                    latency_limit_s=settings.latency_limit_s,
-                    replayed=settings.exchange_url is not None,
-                    pages=stored.pages,
-                    heat_map=stored.heat_map if _is_thorough(name, verdict) else None,
-                )
-                facts = {**_facts(found, stored), "taken_s": time.monotonic() - started_s}
+                evidence, stored = _look(settings, market, name, stores, judge(stores, partition), context.run.run_id)
+                found[partition] = checks.outcomes(evidence)
+                facts = {**_facts(evidence, stored), "taken_s": time.monotonic() - started_s}
                 context.add_asset_metadata(facts, partition_key=partition)
         # The materialization has to be stored before a check can refer to it.
         yield dg.MaterializeResult()
-        for partition, found in evidence.items():
-            yield from checks.evaluations(context, specs, partition, found)
+        for partition, outcomes in found.items():
+            yield from checks.evaluations(context, specs, partition, outcomes)
         yield from outputs_of_checks(specs)
 
     return qa
+
+
+def _look(
+    settings: Settings, market: Market, flow: Flow, stores: _Stores, judged: _Judged, run_id: str
+) -> tuple[checks.Evidence, Stored]:
+    """Ask Great Expectations where it is due, and store the result; what the checks look at."""
+    verdict, thorough = judged.verdict, _is_thorough(flow, judged.verdict)
+    validations = validate_sides(verdict) if thorough else {}
+    folder = partition_folder(flow, market, stores.universe, verdict.interval)
+    stored = store_result(stores.lake, verdict, validations, folder, run_id, explained=judged.explained)
+    evidence = checks.Evidence(
+        verdict,
+        validations,
+        explained=judged.explained,
+        not_listed=frozenset(stores.universe.symbols[market]).difference(verdict.symbols),
+        latency_limit_s=settings.latency_limit_s,
+        replayed=settings.exchange_url is not None,
+        pages=stored.pages,
+        heat_map=stored.heat_map if thorough else None,
+    )
+    return evidence, stored
 
 
 def _is_thorough(flow: Flow, verdict: Verdict) -> bool:
@@ -166,7 +200,7 @@ def _facts(found: checks.Evidence, stored: Stored) -> dict[str, Any]:
     """What the asset's page shows of a partition."""
     late = None if found.replayed else latency(found.verdict.streamed)
     return {
-        **metadata.of_verdict(found.verdict),
+        **metadata.of_verdict(found.verdict, found.explained),
         **(metadata.of_latency(late) if late else {}),
         "differences": dg.MetadataValue.path(stored.differences),
         **{name: dg.MetadataValue.path(location) for name, location in stored.pages.items()},

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ohlcv_assets.quality.explained import nothing_explained, unexplained
 from ohlcv_assets.timestamps import MINUTE_MS, from_ms
 
 if TYPE_CHECKING:
@@ -33,16 +34,18 @@ class Cell(IntEnum):
     """What is seen of one expected minute of one symbol; of several in one cell the last of these counts."""
 
     EQUAL = 0
-    ONLY_FETCHED = 1
-    ONLY_STREAMED = 2
-    MISSING = 3
-    DIFFERING = 4
-    DUPLICATE = 5
+    EXPLAINED = 1
+    ONLY_FETCHED = 2
+    ONLY_STREAMED = 3
+    MISSING = 4
+    DIFFERING = 5
+    DUPLICATE = 6
 
 
 #: Told apart also by those who do not see red and green alike: the good is pale, the rest is strong.
 _COLOURS = {
     Cell.EQUAL: ("#bfe3c8", "equal on both sides"),
+    Cell.EXPLAINED: ("#b4bac4", "could not be"),
     Cell.ONLY_FETCHED: ("#f0a020", "not streamed"),
     Cell.ONLY_STREAMED: ("#2f7ed8", "not fetched"),
     Cell.MISSING: ("#6b3fa0", "on neither side"),
@@ -61,18 +64,31 @@ _MOST_COLUMNS = 96
 _MOST_LABELS = 40
 
 
-def cells(verdict: Verdict) -> NDArray[np.int8]:
-    """A `Cell` for every symbol (in the verdict's order) and minute of the interval: `[symbols, minutes]`."""
+def cells(verdict: Verdict, explained: pl.DataFrame | None = None) -> NDArray[np.int8]:
+    """A `Cell` for every symbol (in the verdict's order) and minute of the interval: `[symbols, minutes]`.
+
+    Args:
+        verdict: both sides, compared.
+        explained: `explained.EXPLAINED_SCHEMA`: minutes that are proven not to be there.
+    """
+    known = nothing_explained() if explained is None else explained
     grid = np.zeros((len(verdict.symbols), len(verdict.interval.minutes)), dtype=np.int8)
     kinds = pl.col("kind").replace_strict({kind: int(cell) for kind, cell in _KINDS.items()}, return_dtype=pl.Int8)
-    _paint(grid, verdict, verdict.both_lack().with_columns(cell=pl.lit(int(Cell.MISSING), pl.Int8)))
+    _paint(grid, verdict, known.with_columns(cell=pl.lit(int(Cell.EXPLAINED), pl.Int8)))
+    lacking = unexplained(verdict.both_lack(), known)
+    _paint(grid, verdict, lacking.with_columns(cell=pl.lit(int(Cell.MISSING), pl.Int8)))
     _paint(grid, verdict, verdict.match.differences.select("symbol", "timestamp", cell=kinds))
     return grid
 
 
-def heat_map(verdict: Verdict) -> bytes:
-    """The picture, a PNG of at most 100,000 bytes with a transparent ground, for light and dark pages."""
-    grid = _binned(cells(verdict))
+def heat_map(verdict: Verdict, explained: pl.DataFrame | None = None) -> bytes:
+    """The picture, a PNG of at most 100,000 bytes with a transparent ground, for light and dark pages.
+
+    Args:
+        verdict: both sides, compared.
+        explained: as for `cells`.
+    """
+    grid = _binned(cells(verdict, explained))
     for dpi in (110, 80, 50):
         picture = _drawn(verdict, grid, dpi)
         if len(picture) <= LIMIT_BYTES:
@@ -149,7 +165,7 @@ def _label_symbols(axes: Axes, symbols: tuple[str, ...], grid: NDArray[np.int8])
 
 def _worst_rows(grid: NDArray[np.int8]) -> list[int]:
     """The rows with the most spoiled cells, so far apart that their labels do not overlap."""
-    spoiled = (grid > Cell.EQUAL).sum(axis=1)
+    spoiled = (grid > Cell.EXPLAINED).sum(axis=1)
     apart = len(grid) / _MOST_LABELS
     chosen: list[int] = []
     for row in np.argsort(-spoiled, kind="stable").tolist():

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import polars as pl
+
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.quality.expectations import Validation
 from ohlcv_assets.quality.heat_map import heat_map
@@ -31,7 +33,13 @@ class Stored:
 
 
 def store_result(
-    lake: Lake, verdict: Verdict, validations: Mapping[str, Validation], folder: str, run_id: str
+    lake: Lake,
+    verdict: Verdict,
+    validations: Mapping[str, Validation],
+    folder: str,
+    run_id: str,
+    *,
+    explained: pl.DataFrame | None = None,
 ) -> Stored:
     """Keep a verdict and its pages, then let `latest.json` name it.
 
@@ -41,13 +49,14 @@ def store_result(
         validations: what Great Expectations found, by side; empty where it was not asked.
         folder: `partition_folder`.
         run_id: of the run that found it.
+        explained: `explained.EXPLAINED_SCHEMA`: minutes that are proven not to be there.
     """
-    here, now, picture = f"{folder}/run={run_id}", utc_now(), heat_map(verdict)
+    here, now, picture = f"{folder}/run={run_id}", utc_now(), heat_map(verdict, explained)
     differences = store_verdict(lake, verdict, here)
     around = io.BytesIO()
     neighbours(verdict).write_parquet(around)
     lake.put(f"{here}/neighbours.parquet", around.getvalue())
-    pages = {"report": lake.put(f"{here}/report.html", match_page(verdict, picture, now).encode())}
+    pages = {"report": lake.put(f"{here}/report.html", match_page(verdict, picture, now, explained).encode())}
     if validations:
         found = {side: validation.result for side, validation in validations.items()}
         lake.put(f"{here}/soundness.json", json.dumps(found, indent=1).encode())

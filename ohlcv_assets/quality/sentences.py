@@ -14,6 +14,7 @@ from ohlcv_assets.quality.match import MatchReport
 from ohlcv_assets.timestamps import iso
 
 _NAMED_RANGES = 3
+_STATES = {"halted": "while the exchange stood still", "not_listed": "while the symbol was not listed"}
 #: What `match.Kind` means, left being the streamed side.
 KINDS = {
     "only_left": "only streamed",
@@ -50,6 +51,12 @@ def of_ranges(ranges: pl.DataFrame) -> str:
     ]
     more = ranges.height - _NAMED_RANGES
     return ", ".join(first) + (f", and {more} more ranges" if more > 0 else "")
+
+
+def of_explained(explained: pl.DataFrame) -> str:
+    """How many minutes are proven not to be there, by state (`explained.EXPLAINED_SCHEMA`)."""
+    counted = explained.group_by("state").len().sort("state").iter_rows()
+    return ", ".join(f"{bars:,} {_STATES[state]}" for state, bars in counted)
 
 
 def of_names(names: list[str], shown: int = 5) -> str:

@@ -10,9 +10,12 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.orchestration import checks
 from ohlcv_assets.orchestration.checks import CHECKS, Evidence, Outcome
 from ohlcv_assets.orchestration.partitions import recent_partitions
+from ohlcv_assets.quality import causes
 from ohlcv_assets.quality.expectations import validate_sides
+from ohlcv_assets.quality.explained import explained_gaps
 from ohlcv_assets.quality.heat_map import heat_map
 from ohlcv_assets.settings import Settings
+from ohlcv_assets.storage.lake import ABSENT_SCHEMA
 from ohlcv_assets_tests.builders import bars, corrupted
 from ohlcv_assets_tests.fixtures.deployment import DAY, Deployment
 from ohlcv_assets_tests.verdicts import THREE, by_websocket, clean_verdict, red_verdict, verdict_of
@@ -111,6 +114,51 @@ def test_minutes_that_both_sides_lack_are_red_though_the_match_is_green() -> Non
     assert _red(evidence) == {checks.STREAMED_COMPLETE, checks.FETCHED_COMPLETE}
     (row,) = _rows(_outcomes(evidence)[checks.FETCHED_COMPLETE].numbers["missing_ranges"])
     assert (row["start"], row["end"], row["symbols"]) == ("2025-06-01T00:10Z", "2025-06-01T00:11Z", 3)
+
+
+def _explained(verdict, state: str) -> pl.DataFrame:
+    return verdict.both_lack().select("symbol", "timestamp", state=pl.lit(state))
+
+
+def test_a_proven_halt_is_no_gap() -> None:
+    """What neither side has and is proven not to be there is counted apart, said, and red in no check."""
+    whole = bars(THREE, minutes=60)
+    halted = whole.filter(pl.col("timestamp") < whole["timestamp"].min() + 50 * 60_000)
+    verdict = verdict_of(halted, halted)
+    evidence = Evidence(verdict, explained=_explained(verdict, "halted"))
+    assert _red(evidence) == set()
+    outcome = _outcomes(evidence)[checks.FETCHED_COMPLETE]
+    assert "30 could not be: 30 while the exchange stood still" in outcome.sentence
+    numbers = outcome.numbers
+    assert (numbers["bars_missing"], numbers["bars_explained"], numbers["coverage_pct"]) == (0, 30, 100.0)
+    assert _outcomes(evidence)[checks.STREAMED_FRESH].numbers["due_timestamp"] == "2025-06-01T00:49Z"
+    assert {checks.STREAMED_COMPLETE, checks.STREAMED_FRESH} <= _red(Evidence(verdict))
+
+
+def test_a_proof_explains_only_what_both_sides_lack() -> None:
+    """A proof does not excuse a minute that one side has: the ledger says what is proven, bar for bar."""
+    whole = bars(THREE, minutes=60)
+    less = whole.filter(pl.col("timestamp") % 3_600_000 != 600_000)
+    proof = pl.DataFrame(
+        {"symbol": THREE, "timestamp": [less["timestamp"].min() + 600_000] * 3},
+        schema={"symbol": pl.String, "timestamp": pl.Int64},
+    ).with_columns(cause=pl.lit("not_listed_yet"), proof=pl.lit("{}"))
+    on_neither = verdict_of(less, less)
+    one_sided = verdict_of(less, whole)
+    evidence = causes.Evidence(absent=proof.select(list(ABSENT_SCHEMA)))
+    assert explained_gaps(one_sided, lambda: evidence).is_empty()
+    assert explained_gaps(on_neither, lambda: evidence).height == 3
+
+
+def test_a_symbol_that_was_listed_later_is_not_missed_before() -> None:
+    """Minutes before its listing are proven; for a symbol that was not listed at all nothing is expected."""
+    whole = bars(THREE, minutes=60)
+    less = whole.filter(pl.col("symbol") != "SOL/USDT:USDT")
+    verdict = verdict_of(less, less)
+    evidence = Evidence(verdict, explained=_explained(verdict, "not_listed"))
+    assert _red(evidence) == set()
+    numbers = _outcomes(evidence)[checks.UNIVERSE_PRESENT].numbers
+    assert (numbers["symbols_expected"], numbers["symbols_not_listed"]) == (2, 1)
 
 
 def test_an_unsound_bar_is_named_on_its_side() -> None:

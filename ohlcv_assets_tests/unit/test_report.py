@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.quality import heat_map as pictures
 from ohlcv_assets.quality.expectations import validate_sides
+from ohlcv_assets.quality.explained import nothing_explained
 from ohlcv_assets.quality.heat_map import LIMIT_BYTES, Cell, cells, heat_map
 from ohlcv_assets.quality.report.findings import (
     MINUTES_AROUND,
@@ -126,6 +127,21 @@ def test_the_page_of_a_red_hour_names_everything(red) -> None:
     assert page.tags.count("img") == 1
 
 
+def test_what_could_not_be_had_is_shown_and_is_no_fault() -> None:
+    """A proven halt: the page is green, says how many minutes it was, and the picture has them in grey."""
+    whole = bars(THREE, minutes=60).filter(pl.col("timestamp") % 3_600_000 != 600_000)
+    verdict = verdict_of(whole, whole)
+    halted = verdict.both_lack().select("symbol", "timestamp", state=pl.lit("halted"))
+    page = Page(match_page(verdict, heat_map(verdict, halted), _NOW, halted))
+    assert "100 %: every bar that could be had is there" in page.text
+    assert "3 could not be had: 3 while the exchange stood still." in page.text
+    assert "Missing from" not in page.text
+    assert (cells(verdict, halted)[:, 10] == Cell.EXPLAINED).all()
+    unproven = Page(_page(verdict))
+    assert "but 3 are on neither side" in unproven.text
+    assert "Missing from" in unproven.text
+
+
 def test_a_symbols_name_is_no_markup() -> None:
     """Whatever a symbol is called, it stands on the page as text."""
     name = "<script>alert(1)</script>&\"'"
@@ -161,7 +177,7 @@ def test_a_report_is_bounded() -> None:
 
 def test_the_table_by_symbol_adds_up(red) -> None:
     """Each symbol's bars are in one column each, the worst symbol first; together they are the match's counts."""
-    table = by_symbol(red)
+    table = by_symbol(red, nothing_explained())
     assert table["symbol"].to_list() == ["ETH/USDT:USDT", "BTC/USDT:USDT", "SOL/USDT:USDT"]
     sums = table.select(pl.sum("equal", "differing", "only_streamed", "only_fetched", "duplicate", "missing_on_both"))
     assert sums.row(0) == (red.match.equal, 1, 1, 3, 1, 1)

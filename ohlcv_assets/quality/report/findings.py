@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ohlcv_assets.bars import KEY, SCHEMA, VALUES
+from ohlcv_assets.quality.explained import unexplained
 from ohlcv_assets.timestamps import MINUTE_MS
 
 if TYPE_CHECKING:
@@ -50,8 +51,13 @@ class DifferingBar:
         return [row["column"] for row in self.rows if row["column"] is not None]
 
 
-def by_symbol(verdict: Verdict) -> pl.DataFrame:
-    """One row a symbol, the worst first: `symbol, expected, equal`, the problems by kind, `match_pct`; all of bars."""
+def by_symbol(verdict: Verdict, explained: pl.DataFrame) -> pl.DataFrame:
+    """One row a symbol, the worst first: `symbol, expected, equal`, the problems by kind, `explained`, `match_pct`; all of bars.
+
+    Args:
+        verdict: both sides, compared.
+        explained: `explained.EXPLAINED_SCHEMA`: minutes that are proven not to be there, and are no problem.
+    """
     kinds = {
         "differing": "value_differs",
         "only_streamed": "only_left",
@@ -70,7 +76,8 @@ def by_symbol(verdict: Verdict) -> pl.DataFrame:
     for counted in (
         equal.group_by("symbol").agg(equal=pl.len()),
         problems,
-        verdict.both_lack().group_by("symbol").agg(missing_on_both=pl.len()),
+        unexplained(verdict.both_lack(), explained).group_by("symbol").agg(missing_on_both=pl.len()),
+        explained.group_by("symbol").agg(explained=pl.len()),
     ):
         rows = rows.join(counted, on="symbol", how="left")
     return _with_shares(rows.fill_null(0), len(verdict.interval.minutes))
@@ -112,7 +119,7 @@ def _with_shares(rows: pl.DataFrame, minutes: int) -> pl.DataFrame:
             problems=pl.sum_horizontal(_PROBLEMS),
         )
         .sort("problems", "symbol", descending=[True, False])
-        .select("symbol", "expected", "equal", *_PROBLEMS, "match_pct", "problems")
+        .select("symbol", "expected", "equal", *_PROBLEMS, "explained", "match_pct", "problems")
     )
 
 

@@ -16,7 +16,8 @@ import polars as pl
 
 from ohlcv_assets.bars import INVARIANTS
 from ohlcv_assets.quality import sentences
-from ohlcv_assets.quality.completeness import Coverage, missing_ranges
+from ohlcv_assets.quality.completeness import missing_ranges
+from ohlcv_assets.quality.explained import nothing_explained, unexplained
 from ohlcv_assets.quality.heat_map import data_uri
 from ohlcv_assets.quality.report.charts import chart
 from ohlcv_assets.quality.report.findings import DifferingBar, by_symbol, differing_bars
@@ -34,31 +35,34 @@ _SHOWN_SYMBOLS = 200
 _SHOWN_BARS = 5
 
 
-def match_page(verdict: Verdict, heat_map: bytes, made_at: datetime) -> str:
+def match_page(verdict: Verdict, heat_map: bytes, made_at: datetime, explained: pl.DataFrame | None = None) -> str:
     """The report on a match: what is equal, what is not, where and when; one HTML page.
 
     Args:
         verdict: both sides of one interval.
         heat_map: `heat_map.heat_map(verdict)`.
         made_at: when, UTC.
+        explained: `explained.EXPLAINED_SCHEMA`: minutes that neither side has and that are proven not to be there.
     """
+    known = nothing_explained() if explained is None else explained
+    lacking = unexplained(verdict.both_lack(), known).height
     bars = differing_bars(verdict)
-    symbols = by_symbol(verdict)
+    symbols = by_symbol(verdict, known)
     spoiled = symbols.filter(pl.col("problems") > 0)
     return (
         _templates()
         .get_template("match.html.j2")
         .render(
             **_header(verdict, made_at),
-            passed=_is_clean(verdict),
-            headline=_headline(verdict),
-            sentence=_sentence(verdict),
-            tiles=_tiles(verdict),
+            passed=_is_clean(verdict, lacking),
+            headline=_headline(verdict, lacking, known.height),
+            sentence=_sentence(verdict, known),
+            tiles=_tiles(verdict, lacking, known.height),
             heat_map=data_uri(heat_map),
             cards=[_card(bar) for bar in bars],
             bars_in_all=verdict.match.union - verdict.match.equal,
             bars_shown=sum(bar.minutes for bar in bars),
-            missing=[side for side in _missing(verdict) if side["bars"]],
+            missing=[side for side in _missing(verdict, known) if side["bars"]],
             spoiled=spoiled.head(_SHOWN_SYMBOLS).to_dicts(),
             more_spoiled=max(0, spoiled.height - _SHOWN_SYMBOLS),
             clean=symbols.filter(pl.col("problems") == 0).to_dicts(),
@@ -130,33 +134,42 @@ def _header(verdict: Verdict, made_at: datetime) -> dict[str, Any]:
     }
 
 
-def _is_clean(verdict: Verdict) -> bool:
-    return verdict.match.is_match and verdict.streamed_coverage.is_complete and verdict.fetched_coverage.is_complete
+def _is_clean(verdict: Verdict, lacking: int) -> bool:
+    """Whether both sides have the same, and all that could be had, and nothing else."""
+    sides = (verdict.streamed_coverage, verdict.fetched_coverage)
+    return verdict.match.is_match and not lacking and not any(side.off_grid + side.outside for side in sides)
 
 
-def _headline(verdict: Verdict) -> str:
-    if _is_clean(verdict):
-        return "100 %: every expected bar is there, once, and the same on both sides"
+def _headline(verdict: Verdict, lacking: int, explained: int) -> str:
+    if _is_clean(verdict, lacking):
+        there = "every bar that could be had" if explained else "every expected bar"
+        return f"100 %: {there} is there, once, and the same on both sides"
     if verdict.match.is_match:
-        return f"The bars that are there match, and {verdict.both_lack().height:,} are on neither side"
+        strange = "some are of no expected minute" if not lacking else f"{lacking:,} are on neither side"
+        return f"The bars that are there match, but {strange}"
     return f"{percent(verdict.match.match_pct)} match"
 
 
-def _sentence(verdict: Verdict) -> str:
+def _sentence(verdict: Verdict, explained: pl.DataFrame) -> str:
     said = sentences.of_match(verdict.match)
-    return said[:1].upper() + said[1:] + "."
+    could_not_be = (
+        f" {explained.height:,} could not be had: {sentences.of_explained(explained)}." if explained.height else ""
+    )
+    return f"{said[:1].upper()}{said[1:]}.{could_not_be}"
 
 
-def _tiles(verdict: Verdict) -> list[dict[str, str]]:
+def _tiles(verdict: Verdict, lacking: int, explained: int) -> list[dict[str, str]]:
     match = verdict.match
     problems = {
         "values differ": match.differing,
         "only streamed": match.only_left,
         "only fetched": match.only_right,
         "there twice": match.duplicated,
-        "on neither side": verdict.both_lack().height,
+        "on neither side": lacking,
     }
     numbers = {"expected": verdict.streamed_coverage.expected, "equal": match.equal}
+    if explained:
+        numbers["that could not be"] = explained
     tone = "good" if match.is_match else "bad"
     return [
         {"name": "match, of all bars there are", "value": percent(match.match_pct), "tone": tone},
@@ -200,13 +213,13 @@ def _difference(left: float | None, right: float | None) -> str:
     return f"{left - right:+.6g}{share}"
 
 
-def _missing(verdict: Verdict) -> list[dict[str, Any]]:
+def _missing(verdict: Verdict, explained: pl.DataFrame) -> list[dict[str, Any]]:
     sides = {"streamed": verdict.streamed_coverage, "fetched": verdict.fetched_coverage}
-    return [_missing_side(name, found) for name, found in sides.items()]
+    return [_missing_side(name, unexplained(found.missing, explained)) for name, found in sides.items()]
 
 
-def _missing_side(name: str, found: Coverage) -> dict[str, Any]:
-    ranges = missing_ranges(found.missing)
+def _missing_side(name: str, missing: pl.DataFrame) -> dict[str, Any]:
+    ranges = missing_ranges(missing)
     rows = [
         {
             "start": iso(row["start"]),
@@ -218,7 +231,7 @@ def _missing_side(name: str, found: Coverage) -> dict[str, Any]:
         for row in ranges.head(_SHOWN_RANGES).to_dicts()
     ]
     more = max(0, ranges.height - _SHOWN_RANGES)
-    return {"name": name, "bars": found.missing.height, "ranges": rows, "more": more}
+    return {"name": name, "bars": missing.height, "ranges": rows, "more": more}
 
 
 def _sides(verdict: Verdict) -> list[dict[str, Any]]:
