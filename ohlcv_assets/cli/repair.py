@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ohlcv_assets.instruments import Market, Universe
-    from ohlcv_assets.quality.repair import FetchedSide, Limits, RepairReport
+    from ohlcv_assets.quality.repair import Limits, RepairReport
+    from ohlcv_assets.quality.sides import FetchedSide
     from ohlcv_assets.storage.database import Database
     from ohlcv_assets.timestamps import Interval
 
@@ -28,7 +29,6 @@ _Hour = Annotated[
     typer.Option(min=0, max=23, help="Only this hour, against the windows of recent_bars.", show_default=False),
 ]
 _SHOWN = 50
-_COLUMNS = ("symbol", "timestamp", "side", "decision", "reason")
 
 
 def repair(
@@ -96,7 +96,7 @@ async def _repair(
 def _side(
     configured: Settings, market: Market, universe: Universe, interval: Interval, *, hourly: bool
 ) -> FetchedSide:
-    from ohlcv_assets.quality.repair import DaySide, HourSide
+    from ohlcv_assets.quality.sides import DaySide, HourSide
     from ohlcv_assets.storage.lake import Lake
     from ohlcv_assets.timestamps import from_ms
 
@@ -119,7 +119,7 @@ def _show(report: RepairReport, *, dry_run: bool, as_json: bool) -> None:
     if report.needs_confirmation:
         print(rows[0]["reason"])
         return
-    _print_table(report.decisions)
+    _print_lines(report.decisions)
 
 
 def _show_trail(configured: Settings, market: Market, interval: Interval, *, as_json: bool) -> None:
@@ -132,7 +132,7 @@ def _show_trail(configured: Settings, market: Market, interval: Interval, *, as_
     elif trail.is_empty():
         print(f"{market} {interval}: nothing was ever repaired or left undecided")
     else:
-        _print_table(trail, "knowledge_timestamp", "run_id")
+        _print_lines(trail)
 
 
 def _trail(database: Database, market: Market, interval: Interval) -> pl.DataFrame:
@@ -147,24 +147,13 @@ def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
     return {name: json.loads(value) if name in packed and value else value for name, value in row.items()}
 
 
-def _print_table(decisions: pl.DataFrame, *more: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    if decisions.is_empty():
-        return
-    columns = (*_COLUMNS, *more)
-    table = Table(*columns)
-    for row in decisions.head(_SHOWN).iter_rows(named=True):
-        table.add_row(*(_cell(row[name], name) for name in columns))
-    Console().print(table)
-    if decisions.height > _SHOWN:
-        print(f"and {decisions.height - _SHOWN:,} more: --json shows them all, with every value")
-
-
-def _cell(value: Any, name: str) -> str:
+def _print_lines(decisions: pl.DataFrame) -> None:
+    """A line a decision: whole, for a table of this width is cut on a terminal of usual width."""
     from ohlcv_assets.timestamps import iso
 
-    if name == "timestamp":
-        return iso(value)
-    return f"{value:%Y-%m-%d %H:%M:%S}Z" if name == "knowledge_timestamp" else str(value)
+    for row in decisions.head(_SHOWN).iter_rows(named=True):
+        known = row.get("knowledge_timestamp")
+        by = f" ({known:%Y-%m-%d %H:%M:%S}Z by {row['run_id']})" if known else ""
+        print(f"{row['symbol']} {iso(row['timestamp'])} {row['decision']}: {row['reason']}{by}")
+    if decisions.height > _SHOWN:
+        print(f"and {decisions.height - _SHOWN:,} more: --json shows them all, with every value")

@@ -28,7 +28,8 @@ from ohlcv_assets.orchestration.partitions import (
     selected_keys,
 )
 from ohlcv_assets.orchestration.resources import DatabaseResource, ExchangeResource, LakeResource, UniverseResource
-from ohlcv_assets.quality.repair import DaySide, FetchedSide, HourSide, Limits, RepairReport, newest, repair
+from ohlcv_assets.quality.repair import Limits, RepairReport, newest, repair
+from ohlcv_assets.quality.sides import DaySide, FetchedSide, HourSide
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake

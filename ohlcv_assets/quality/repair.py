@@ -2,7 +2,7 @@
 
 Lives here: which bars a comparison leaves in doubt, the captures that decide about them, and the writing of what was decided:
 a revision in PostgreSQL, a new version of a file in the lake, and the audit trail before either. Does not: the decision
-itself (decisions.py), opening anything, or when a repair is made (orchestration/, cli/repair.py).
+itself (decisions.py), the two kinds of fetched bars (sides.py), opening anything, or when a repair is made (orchestration/, cli/repair.py).
 
 Nothing is updated in place, and nothing is made up. A store is changed only to what a separate capture brought and one other
 capture confirms. Where more bars differ than a repair may concern, nothing is touched: an exchange that restates a day is one
@@ -14,19 +14,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from datetime import date
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, Channel, violations
-from ohlcv_assets.errors import NoBars
 from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_bars, in_parallel
 from ohlcv_assets.logs import get_logger
 from ohlcv_assets.quality.decisions import DECISIONS_SCHEMA, Decision, changed_bars, decide, digest_of
-from ohlcv_assets.quality.recent import WINDOW_MS, RecentBars
+from ohlcv_assets.quality.sides import DaySide, FetchedSide, HourSide
 from ohlcv_assets.quality.verdict import Verdict, compare
-from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.storage.quality_store import QualityStore
 from ohlcv_assets.timestamps import Interval, runs_of_minutes
 
@@ -35,121 +32,23 @@ if TYPE_CHECKING:
     from ohlcv_assets.instruments import Market, Universe
     from ohlcv_assets.storage.database import Database
 
+__all__ = [
+    "EVERY_SYMBOL",
+    "DaySide",
+    "FetchedSide",
+    "HourSide",
+    "Limits",
+    "RepairReport",
+    "concerned",
+    "newest",
+    "repair",
+]
+
 #: Between two captures that must be independent pass this many exchange seconds, and a little more.
 _APART_S = 1.05
 #: The symbol of a row of the audit trail that concerns all of them.
 EVERY_SYMBOL = "*"
 _log = get_logger()
-
-
-class FetchedSide(Protocol):
-    """Where the fetched bars of a partition are: a day's file, or the windows of an hour."""
-
-    @property
-    def name(self) -> str:
-        """The partition as a person writes it."""
-        ...
-
-    def read(self) -> tuple[pl.DataFrame, Interval]:
-        """The bars, and the minutes that were fetched."""
-        ...
-
-    def absent(self) -> pl.DataFrame:
-        """The minutes that are known not to be there, with a proof: rows with `symbol, timestamp`."""
-        ...
-
-    def rewrite(self, changed: pl.DataFrame) -> list[str]:
-        """Put bars (`CAPTURED_SCHEMA`) in the place of their former values, or beside the others; what was there is kept.
-
-        Returns:
-            Where the former content is kept.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class DaySide:
-    """A day's file in the lake."""
-
-    lake: Lake
-    market: Market
-    universe: Universe
-    day: date
-
-    @property
-    def name(self) -> str:
-        """The UTC day."""
-        return self.day.isoformat()
-
-    def read(self) -> tuple[pl.DataFrame, Interval]:
-        """The day's bars, and the whole day."""
-        return self.lake.read_day(self._signature, self.day), Interval.of_day(self.day)
-
-    def absent(self) -> pl.DataFrame:
-        """The minutes that the day's download found not to be there."""
-        return self.lake.read_absent(self._signature, self.day)
-
-    def rewrite(self, changed: pl.DataFrame) -> list[str]:
-        """A new version of the day's file; the former one is kept under `replaced/`."""
-        others = self.lake.read_day(self._signature, self.day).join(changed, on=KEY, how="anti")
-        bars = pl.concat([frame.select(list(CAPTURED_SCHEMA)) for frame in (others, changed)])
-        written = self.lake.write_day(
-            self._signature, self.day, bars, replace=True, universe_hash=self.universe.content_hash
-        )
-        absent = self.absent()
-        still = absent.join(changed, on=("symbol", "timestamp"), how="anti")
-        if still.height < absent.height:
-            self.lake.write_absent(self._signature, self.day, still)
-        return [written.replaced_key] if written.replaced_key else []
-
-    @property
-    def _signature(self) -> Signature:
-        return Signature.daily(self.market, self.universe)
-
-
-@dataclass(frozen=True)
-class HourSide:
-    """The ten-minute windows of an hour, those that were fetched so far."""
-
-    lake: Lake
-    market: Market
-    universe: Universe
-    hour: Interval
-
-    @property
-    def name(self) -> str:
-        """The hour, half-open."""
-        return str(self.hour)
-
-    def read(self) -> tuple[pl.DataFrame, Interval]:
-        """The bars of the hour's windows, and the minutes from the first window to the last.
-
-        Raises:
-            NoBars: no window was fetched yet.
-        """
-        bars, windows = self._store.read(list(self.hour.split(WINDOW_MS)))
-        if not windows:
-            raise NoBars(
-                f"no window of {self.hour} was fetched yet", hint="materialize recent_bars of this hour first"
-            )
-        return bars, Interval(windows[0].start_ms, windows[-1].end_ms)
-
-    def absent(self) -> pl.DataFrame:
-        """Nothing: windows keep no proof of what they lack."""
-        return pl.DataFrame(schema={"symbol": pl.String(), "timestamp": pl.Int64()})
-
-    def rewrite(self, changed: pl.DataFrame) -> list[str]:
-        """A new version of each window concerned; the former ones are kept under `former/`."""
-        kept = []
-        for window in self.hour.split(WINDOW_MS):
-            inside = changed.filter(pl.col("timestamp").is_between(window.start_ms, window.end_ms, closed="left"))
-            if not inside.is_empty():
-                kept.append(self._store.replace(window, inside))
-        return kept
-
-    @property
-    def _store(self) -> RecentBars:
-        return RecentBars(self.lake, self.market, self.universe)
 
 
 @dataclass(frozen=True)
@@ -253,7 +152,7 @@ async def repair(
     Raises:
         TransientError: the exchange or a store is away; what was decided before is stored.
     """
-    keys = concerned(verdict, side.absent())
+    keys = concerned(verdict, side.absent(verdict))
     report = RepairReport(verdict.market, side.name, keys.height)
     if keys.is_empty():
         return replace(report, left_digest=_left_digest(verdict, keys))

@@ -18,20 +18,12 @@ from ohlcv_assets.exchange.binance import Exchange, open_exchange
 from ohlcv_assets.exchange.fetch import fetch_bars
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.quality.recent import WINDOW_MS, RecentBars
-from ohlcv_assets.quality.repair import (
-    EVERY_SYMBOL,
-    DaySide,
-    FetchedSide,
-    HourSide,
-    Limits,
-    RepairReport,
-    newest,
-    repair,
-)
+from ohlcv_assets.quality.repair import EVERY_SYMBOL, Limits, RepairReport, newest, repair
+from ohlcv_assets.quality.sides import DaySide, FetchedSide, HourSide
 from ohlcv_assets.quality.verdict import Verdict
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.storage.database import Database
-from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.storage.lake import ABSENT_SCHEMA, Lake, Signature
 from ohlcv_assets.storage.quality_store import QualityStore
 from ohlcv_assets.timestamps import MINUTE_MS, Interval
 from ohlcv_assets_tests.fixtures.deployment import DAY
@@ -72,13 +64,13 @@ class Stores:
         """The audit trail of the day."""
         return QualityStore(self.database).repairs(self.market, Interval.of_day(date.fromisoformat(DAY)))
 
-    def execute(self, statement: str, *values: object) -> None:
+    def execute(self, statement: str, symbol: str | None = None) -> None:
         """What another program might do to PostgreSQL, past every rule of ours."""
         with psycopg.connect(self.url) as connection:
             connection.execute("set session_replication_role = replica")
             changed = connection.execute(
                 f"{statement} where market = %s and symbol = %s and timestamp = %s",
-                (*values, self.market.value, self.symbol, _MINUTE),
+                (self.market.value, symbol or self.symbol, _MINUTE),
             ).rowcount
         assert changed == 1
 
@@ -185,8 +177,7 @@ async def test_a_wrong_bar_of_the_lake_becomes_a_new_version_of_its_file(stores:
 
 async def test_a_bar_that_both_lack_gets_a_capture_of_its_own_on_each_side(stores: Stores) -> None:
     """Both sides have the exchange's bar, each from another answer, at least a second of the exchange apart."""
-    _forget_in_lake(stores)
-    stores.execute("delete from bars")
+    _forget(stores, stores.symbol)
     report = await stores.repair()
     assert report.decisions["decision"].to_list() == ["fetched_was_missing", "streamed_was_missing"]
     assert (report.concerned, report.repaired) == (1, 1)
@@ -241,6 +232,34 @@ async def test_too_many_bars_are_one_finding_and_nothing_is_touched(stores: Stor
     assert stores.verdict().match.is_match
 
 
+async def test_what_the_exchange_never_had_is_not_asked_for(stores: Stores) -> None:
+    """A minute that no symbol has on either side, and that is known to be a halt or looks like one, is no bar to repair."""
+    for symbol in stores.universe.symbols[stores.market]:
+        _forget(stores, symbol)
+    if isinstance(stores.side, DaySide):
+        signature, day = Signature.daily(stores.market, stores.universe), date.fromisoformat(DAY)
+        rows = [
+            {"symbol": name, "timestamp": _MINUTE, "cause": "exchange_halt", "proof": "{}"}
+            for name in stores.verdict().symbols
+        ]
+        stores.lake.write_absent(signature, day, pl.DataFrame(rows, schema=ABSENT_SCHEMA))
+    report = await stores.repair()
+    assert (report.concerned, report.requests, report.decisions.height) == (0, 0, 0)
+    assert report.left_digest == stores.verdict().summary()["differences_digest"] != ""
+
+
+async def test_a_minute_that_the_download_missed_is_absent_no_more(stores: Stores) -> None:
+    """What the exchange has after all, as one side and the third capture say, is in the lake, and no longer called absent."""
+    _forget_in_lake(stores, stores.symbol)
+    signature, day = Signature.daily(stores.market, stores.universe), date.fromisoformat(DAY)
+    row = {"symbol": stores.symbol, "timestamp": _MINUTE, "cause": "exchange_halt", "proof": "{}"}
+    stores.lake.write_absent(signature, day, pl.DataFrame([row], schema=ABSENT_SCHEMA))
+    report = await stores.repair()
+    assert report.decisions["decision"].to_list() == ["fetched_was_missing"]
+    assert stores.verdict().match.is_match
+    assert stores.lake.read_absent(signature, day).is_empty() == isinstance(stores.side, DaySide)
+
+
 async def test_a_dry_run_decides_and_changes_nothing(stores: Stores) -> None:
     """The decisions are there, the stores and the audit trail are as they were."""
     stores.execute("update bars set close = close + 0.5, high = high + 0.5")
@@ -258,9 +277,15 @@ async def test_only_the_bars_in_doubt_are_asked_for(stores: Stores) -> None:
     assert (await stores.repair()).requests == 0
 
 
-def _forget_in_lake(stores: Stores) -> None:
+def _forget(stores: Stores, symbol: str) -> None:
+    """Neither side has the bar of this symbol any more."""
+    _forget_in_lake(stores, symbol)
+    stores.execute("delete from bars", symbol=symbol)
+
+
+def _forget_in_lake(stores: Stores, symbol: str) -> None:
     """Write the lake's side again, less the bar, as if it had never been there."""
-    others = stores.side.read()[0].filter((pl.col("symbol") != stores.symbol) | (pl.col("timestamp") != _MINUTE))
+    others = stores.side.read()[0].filter((pl.col("symbol") != symbol) | (pl.col("timestamp") != _MINUTE))
     if isinstance(stores.side, DaySide):
         signature = Signature.daily(stores.market, stores.universe)
         stores.lake.write_day(signature, date.fromisoformat(DAY), others.select(list(CAPTURED_SCHEMA)), replace=True)
