@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from ohlcv_assets.bars import KEY, VALUES
 from ohlcv_assets.instruments import Market, load_universe
+from ohlcv_assets.orchestration.checks import CHECKS
 from ohlcv_assets.platform.demo import UNIVERSE, reopened_settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
@@ -103,7 +104,7 @@ def visit(demo_ui: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vi
         page.on(
             "request",
             lambda request: (
-                None if request.url.startswith((demo_ui, "data:", "blob:")) else foreign.append(request.url)
+                None if request.url.startswith((demo_ui, "data:", "blob:", "file:")) else foreign.append(request.url)
             ),
         )
         seen: list[str] = []
@@ -113,9 +114,10 @@ def visit(demo_ui: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vi
             seen.append(name)
             return page
 
-        def picture(name: str) -> None:
-            page.wait_for_load_state("networkidle", timeout=_PATIENCE_MS)
-            page.screenshot(path=pictures / f"{name}.png")
+        def picture(name: str, *, whole: bool = False) -> None:
+            if not whole:  # a report asks for nothing: there is nothing to wait for
+                page.wait_for_load_state("networkidle", timeout=_PATIENCE_MS)
+            page.screenshot(path=pictures / f"{name}.png", full_page=whole)
 
         open_page.picture = picture  # type: ignore[attr-defined]
         yield open_page
@@ -129,7 +131,7 @@ def test_the_asset_graph_shows_the_way_of_the_data(visit: Visit) -> None:
     page = visit("graph", "/locations/ohlcv_stockholm/asset-groups/futures/lineage")
     for name in ("streamed_bars", "daily_bars", "daily_qa"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=_PATIENCE_MS)
-    expect(page.get_by_text("4 / 5 Passed")).to_be_visible(timeout=_PATIENCE_MS)
+    expect(page.get_by_text(f"{len(CHECKS) - 1} / {len(CHECKS)} Passed")).to_be_visible(timeout=_PATIENCE_MS)
     visit.picture("asset_graph")
 
 
@@ -171,3 +173,28 @@ def test_the_asset_page_shows_rows_and_file(visit: Visit) -> None:
     for text in ("Row count", "content_hash", "bars.parquet"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=_PATIENCE_MS)
     visit.picture("daily_bars")
+
+
+@pytest.mark.ui
+def test_the_report_shows_the_differing_bar_among_its_neighbours(visit: Visit, finished_demo: FinishedDemo) -> None:
+    """The page that the red check leads to: what differs, by how much, drawn; complete in itself."""
+    (report,) = [
+        page
+        for page in finished_demo.home.glob("lake/**/daily_qa/futures/**/report.html")
+        if "1 of " in page.read_text("utf-8")
+    ]
+    page = visit("report", "")
+    page.goto(report.as_uri())
+    expect(page.get_by_text("2025-06-01T12:34Z", exact=True)).to_be_visible(timeout=_PATIENCE_MS)
+    expect(page.locator("article svg")).to_be_visible(timeout=_PATIENCE_MS)
+    assert page.evaluate("document.querySelector('figure img').naturalWidth") > 500
+    visit.picture("report", whole=True)
+
+
+@pytest.mark.ui
+def test_the_asset_of_the_comparison_shows_its_numbers(visit: Visit) -> None:
+    """The QA asset's page has the numbers that are plotted, and the way to the report and the picture."""
+    page = visit("daily_qa", "/assets/stockholm/futures/daily_qa?view=overview")
+    for text in ("match_pct", "bars_differing", "report.html", "[Show Markdown]"):
+        expect(page.get_by_text(text).first).to_be_visible(timeout=_PATIENCE_MS)
+    visit.picture("daily_qa")
