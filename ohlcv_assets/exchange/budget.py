@@ -156,6 +156,7 @@ class WeightBudget:
             yield
         finally:
             self._under_way.remove(sent)
+        self._give_back(sent)
 
     def observe(self, used: int) -> None:
         """Correct the count of the current minute upward to what the exchange says was used."""
@@ -216,6 +217,16 @@ class WeightBudget:
             if sent.last_minute < minute:
                 sent.last_minute = minute
                 state.minutes[minute] = state.minutes.get(minute, 0) + sent.weight
+
+    def _give_back(self, sent: _UnderWay) -> None:
+        """Take an answered request out of the next minute's count, when that minute has not begun for sure.
+
+        Its answer is here, so the exchange has counted it: without this, work across the full minute would cost twice.
+        """
+        latest_ms = self._clock.now_ms() + math.ceil(self._clock.uncertainty_s * 1000)
+        if sent.last_minute > latest_ms:
+            with self._locked() as state:
+                state.minutes[sent.last_minute] = max(0, state.minutes.get(sent.last_minute, 0) - sent.weight)
 
     def _minutes_now(self) -> list[int]:
         """The minutes in which the exchange may count a request sent now: two of them near the full minute."""

@@ -171,6 +171,23 @@ async def test_a_request_under_way_at_the_full_minute_counts_in_both(tmp_path):
     assert mine.used_now() == 9
 
 
+async def test_a_request_answered_before_the_full_minute_is_given_back_to_the_next(tmp_path):
+    """It was counted for both minutes when it was sent; its answer proves which of them the exchange counted it in."""
+    mine = budget(tmp_path, 100, at=clock(speed=1.0, at_ms=START_MS - 200))
+    async with mine.spending(7, Lane.BULK):
+        assert json.loads(mine.path.read_text())["minutes"] == {str(START_MS - MINUTE_MS): 7, str(START_MS): 7}
+    assert json.loads(mine.path.read_text())["minutes"] == {str(START_MS - MINUTE_MS): 7, str(START_MS): 0}
+
+
+async def test_a_request_that_failed_is_not_given_back(tmp_path):
+    """Without an answer nobody knows when the exchange will count it."""
+    mine = budget(tmp_path, 100, at=clock(speed=1.0, at_ms=START_MS - 200))
+    with pytest.raises(TimeoutError):
+        async with mine.spending(7, Lane.BULK):
+            raise TimeoutError
+    assert json.loads(mine.path.read_text())["minutes"] == {str(START_MS - MINUTE_MS): 7, str(START_MS): 7}
+
+
 async def test_the_exchanges_own_counter_never_passes_the_limit_however_long_requests_take(tmp_path):
     """Two processes, sixteen requests at once, each up to five exchange seconds on the wire: the exchange's count judges."""
     at = clock(speed=20.0, at_ms=START_MS + 40_000)
