@@ -5,7 +5,7 @@ replay exchange process, so that its CPU time is its own; server and client shar
 
 - limits on: both markets at once, the exchange's clock at 1x, for whole clock minutes; the exchange's own counter says what
   share of its limit was used, and how often it answered 429.
-- limits on, three at once: two of our clients and one that fetches ten-minute windows as the QA does, on one budget, at 4x.
+- limits on, three at once: two of our clients and one that fetches ten-minute windows as the QA does, on one budget, at 2x.
 - limits off: the exchange's clock at 600x, so that a minute's budget is there anew every tenth of a second.
 
 ccxt gets its best page (499 klines on futures, where its default would cost 2.5 times the weight a bar; 1,000 on spot), its own
@@ -152,8 +152,8 @@ def limits_on(minutes: int) -> Iterator[Row]:
 
 def three_at_once() -> Row:
     """Two backfills and the QA's windows share one budget; the exchange counts."""
-    market, minutes = Market.FUTURES, 2
-    with exchange_of(400, 2, speed=4.0, second=10) as server:
+    market, minutes = Market.FUTURES, 1
+    with exchange_of(400, 2, speed=2.0, second=25) as server:
         clients = ("ohlcv", "ohlcv", "windows")
         running = [_start(client, market, server, 2, 400, limited=True, minutes=minutes) for client in clients]
         found = [_finish(process) for process in running]
@@ -161,7 +161,7 @@ def three_at_once() -> Row:
     used = _used(stats, market, found[0]["full_minutes"])
     total = {name: sum(each[name] for each in found) for name in ("bars", "cpu_s")}
     share, refused = 100 * used / WEIGHT_PER_MINUTE[market], stats["refused"]["429"]
-    return _told(Row(market, "three at once, limits on, 4x", "ohlcv", **total, taken_s=found[0]["taken_s"], weight_pct=share, refused=refused))  # fmt: skip
+    return _told(Row(market, "three at once, limits on, 2x", "ohlcv", **total, taken_s=found[0]["taken_s"], weight_pct=share, refused=refused))  # fmt: skip
 
 
 def _used(stats: dict[str, Any], market: Market, minutes: list[int]) -> float:
