@@ -113,7 +113,6 @@ BAD = [
     ("OHLCV_WEIGHT_SHARE", "1.01"),
     ("OHLCV_WEIGHT_SHARE", "nan"),
     ("OHLCV_REPAIR_LIMIT_BARS", "0"),
-    ("OHLCV_REPAIR_LIMIT_BARS", "0"),
     ("OHLCV_UI_URL", "127.0.0.1:3000"),
     ("OHLCV_ALERT_WEBHOOK_URL", f"ftp://hooks.example/{_SECRET}"),
     ("OHLCV_ALERT_EMAIL_FROM", "somebody"),
