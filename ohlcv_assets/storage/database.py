@@ -163,6 +163,11 @@ class Database:
         """What is stored already: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
         return self.fetched(statements.keys(market, interval)).sort("symbol", "timestamp")
 
+    def newest_ms(self, market: Market) -> int | None:
+        """When the newest bar of a market starts, UNIX milliseconds; None where there is no bar."""
+        newest: int | None = self.fetched(statements.newest(market))["newest_ms"][0]
+        return newest
+
     def revisions(self, market: Market, interval: Interval) -> pl.DataFrame:
         """Every later capture that differed, oldest first: `SCHEMA`, then `channel, run_id, reason, revision`."""
         return self.fetched(statements.revisions(market, interval)).sort("revision")

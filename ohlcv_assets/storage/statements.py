@@ -90,6 +90,13 @@ def read(market: Market, interval: Interval, symbols: Sequence[str] | None, as_o
     return _select((*SCHEMA, "channel"), table, market, interval, symbols)
 
 
+def newest(market: Market) -> sql.Composed:
+    """The timestamp of the newest bar of a market, null where there is none: one step in the index. Column: `newest_ms`."""
+    return sql.SQL('select max("timestamp") as newest_ms from bars where market = {market}').format(
+        market=sql.Literal(str(market))
+    )
+
+
 def keys(market: Market, interval: Interval) -> sql.Composed:
     """The symbol and timestamp of every stored bar, in no order."""
     return _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, None)

@@ -1,0 +1,187 @@
+"""What was asked: symbols, times, columns and choices, checked once, before anything is read.
+
+Lives here: every check of an argument, and the error that names the mistake and what was probably meant. Does not: what is
+done with the answer to it (reader.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from ohlcv_assets.bars import SCHEMA, VALUES
+from ohlcv_assets.errors import UnknownSymbol, UsageError
+from ohlcv_assets.instruments import Market, Symbol, Universe
+from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, Interval, floor_to, from_ms, parse_time, to_ms
+
+Source = Literal["daily", "streamed", "stitched"]
+Label = Literal["end", "start"]
+Fill = Literal["forward"]
+Incomplete = Literal["raise", "drop", "keep"]
+OnUnverified = Literal["raise", "drop"]
+OnMissing = Literal["raise", "skip"]
+
+#: The column that each label is.
+ENDS: dict[str, str] = {"start": "interval_start", "end": "interval_end"}
+#: What is no part of a stored bar and can be read beside it: the store that it came from, and its state in the ledger.
+BESIDE: tuple[str, ...] = ("source", "state")
+#: What `columns` may name: both ends of the bar's interval, every column of a stored bar, and what is known beside it.
+READABLE: tuple[str, ...] = (*ENDS.values(), *SCHEMA, *BESIDE)
+
+#: Every length that divides a UTC day and that the exchange has too.
+WINDOWS_MS: dict[str, int] = {
+    **{f"{count}m": count * MINUTE_MS for count in (3, 5, 15, 30)},
+    **{f"{count}h": count * HOUR_MS for count in (1, 2, 4, 6, 8, 12)},
+    "1d": DAY_MS,
+}
+_PATTERN = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which bars are meant.
+
+    Attributes:
+        market: of all of them.
+        symbols: sorted, each once.
+        interval: their starts lie in it.
+        as_of: tz-aware; what was learnt later is not seen. None: the latest.
+    """
+
+    market: Market
+    symbols: tuple[Symbol, ...]
+    interval: Interval
+    as_of: datetime | None = None
+
+    @property
+    def days(self) -> list[date]:
+        """The UTC days that the interval touches."""
+        return days_of(self.interval)
+
+    def __str__(self) -> str:
+        more = f" and {len(self.symbols) - 1} more" if len(self.symbols) > 1 else ""
+        return f"{self.symbols[0]}{more} in {self.interval}"
+
+
+def interval_of(start: datetime | str, end: datetime | str) -> Interval:
+    """[start, end), or an error that says what is wrong with it."""
+    return Interval(moment_ms(start), moment_ms(end))
+
+
+def moment_ms(moment: datetime | str) -> int:
+    """UNIX milliseconds of a tz-aware datetime or an ISO 8601 text with a zone; a bare date is its UTC midnight."""
+    if isinstance(moment, str):
+        return parse_time(moment)
+    if isinstance(moment, datetime):
+        return to_ms(moment)
+    raise UsageError(f"{moment!r} is no time", hint="give a tz-aware datetime, or a text like 2025-06-01T00:00Z")
+
+
+def known_by(moment: datetime | str | None) -> datetime | None:
+    """The moment itself, to the microsecond where it is a datetime; a naive one is refused."""
+    if moment is None:
+        return None
+    at_ms = moment_ms(moment)
+    return moment if isinstance(moment, datetime) else from_ms(at_ms)
+
+
+def day_of(day: date | datetime | str) -> date:
+    """The UTC day that is meant: a date, a text like 2025-06-01, or the day of a moment."""
+    if isinstance(day, date) and not isinstance(day, datetime):
+        return day
+    return from_ms(moment_ms(day)).date()
+
+
+def days_of(interval: Interval) -> list[date]:
+    """The UTC days that the interval touches."""
+    first = from_ms(interval.start_ms).date()
+    count = (interval.end_ms - 1 - floor_to(interval.start_ms, DAY_MS)) // DAY_MS + 1
+    return [first + timedelta(days=day) for day in range(count)]
+
+
+def symbols_of(universe: Universe, market: Market, asked: str | Sequence[str] | None) -> tuple[Symbol, ...]:
+    """The symbols that are meant, sorted, each once.
+
+    Args:
+        universe: whose symbols can be asked for.
+        market: of the symbols.
+        asked: names, or patterns such as `*/USDT` (`*` any text, `?` one character, `[AB]` one of these); None: all.
+
+    Raises:
+        UnknownSymbol: the universe has no symbol of that name, or none that the pattern fits; its likes are in the hint.
+        UsageError: nothing was asked for.
+    """
+    listed = universe.symbols[market]
+    names = ["*"] if asked is None else [asked] if isinstance(asked, str) else list(asked)
+    if not names:
+        raise UsageError("no symbol was asked for", hint="name one, or give None for all of them")
+    found: set[Symbol] = set()
+    for name in names:
+        fitting = _fitting(name, listed)
+        if not fitting:
+            raise UnknownSymbol(
+                f"{name[:80]!r} is no {market} symbol of universe {universe.version}",
+                hint=f"use {_near(name, listed)}",
+            )
+        found.update(fitting)
+    return tuple(sorted(found))
+
+
+def columns_of(names: Sequence[str] | None) -> list[str]:
+    """The columns that were asked for; by default the values.
+
+    Raises:
+        UsageError: no column of that name; the nearest one is in the hint.
+    """
+    wanted = list(VALUES) if names is None else list(names)
+    for name in wanted:
+        if name not in READABLE:
+            near = get_close_matches(name, READABLE, n=1)
+            raise UsageError(f"{name!r} is no column of a bar", hint=f"use {', '.join(near or READABLE)}")
+    return wanted
+
+
+def one_of(name: str, value: str, allowed: object) -> str:
+    """The value itself, when it is one of a literal's."""
+    return _checked(name, value, get_args(allowed))
+
+
+def window_ms(resample: str, interval: Interval) -> int:
+    """The length of a window of `resample`, whose windows the interval must hold whole.
+
+    Raises:
+        UsageError: no such length, or an interval that cuts the first or the last window.
+    """
+    length_ms = WINDOWS_MS[_checked("resample", resample, tuple(WINDOWS_MS))]
+    start_ms, end_ms = floor_to(interval.start_ms, length_ms), -floor_to(-interval.end_ms, length_ms)
+    if (start_ms, end_ms) != (interval.start_ms, interval.end_ms):
+        raise UsageError(
+            f"{interval} cuts a window of {resample}: windows begin at whole multiples of it since midnight, UTC",
+            hint=f"read {Interval(start_ms, end_ms)}",
+        )
+    return length_ms
+
+
+def _checked(name: str, value: str, allowed: Iterable[str]) -> str:
+    names = list(allowed)
+    if value not in names:
+        raise UsageError(f"{name}={value!r} is not known", hint=f"use {' or '.join(names)}")
+    return value
+
+
+def _fitting(name: str, listed: Sequence[Symbol]) -> list[Symbol]:
+    if not isinstance(name, str):
+        raise UsageError(f"{name!r} is no symbol", hint="give a text like BTC/USDT, or a list of such")
+    if _PATTERN & set(name):
+        return [symbol for symbol in listed if fnmatchcase(symbol, name)]
+    return [Symbol(name)] if name in listed else []
+
+
+def _near(name: str, listed: Sequence[Symbol]) -> str:
+    if _PATTERN & set(name):
+        return "a pattern such as */USDT (spot) or */USDT:USDT (futures)"
+    return ", ".join(get_close_matches(name.upper(), listed, n=3)) or "one that symbols() lists"

@@ -1,0 +1,291 @@
+"""`OhlcvClient`: the bars.
+
+Lives here: the methods that people call for bars, and the order in which their parts do the work. Does not: the parts (their
+modules), or what is known about the bars (knowledge.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+import polars as pl
+
+from ohlcv_assets.bars import SCHEMA
+from ohlcv_assets.client import coverage as counting
+from ohlcv_assets.client import fill as filling
+from ohlcv_assets.client.answer import labelled, nothing, of_ranges
+from ohlcv_assets.client.knowledge import Knowledge
+from ohlcv_assets.client.newest import newest_stored, newest_streamed
+from ohlcv_assets.client.question import (
+    BESIDE,
+    Fill,
+    Incomplete,
+    Label,
+    OnMissing,
+    OnUnverified,
+    Question,
+    Source,
+    columns_of,
+    known_by,
+    one_of,
+    symbols_of,
+    window_ms,
+)
+from ohlcv_assets.client.resample import COUNT, refuse_incomplete, resampled
+from ohlcv_assets.client.stitched import SOURCE, stitched
+from ohlcv_assets.client.verified import VERIFIED, refuse_unverified, with_states
+from ohlcv_assets.clock import utc_now
+from ohlcv_assets.errors import NoBars, UsageError
+from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.timestamps import MINUTE_MS, to_ms
+
+
+class OhlcvClient(Knowledge):
+    """Reads stored bars of one region, and what is known about them; opens a store when it is first needed.
+
+    Args:
+        settings: which region, lake, database and universe; by default what the environment says.
+    """
+
+    def symbols(self, market: Market | str, at: datetime | str | None = None) -> list[Symbol]:
+        """The symbols of the universe in a market, sorted; with `at` those that were listed at that moment."""
+        wanted = Market.parse(market)
+        moment = known_by(at)
+        return list(self._universe.symbols[wanted] if moment is None else self._universe.at(moment)[wanted])
+
+    def days(self, market: Market | str) -> list[date]:
+        """The UTC days that are in the lake, in order."""
+        return self._daily(Market.parse(market)).days()
+
+    def read(
+        self,
+        symbols: str | Sequence[str] | None,
+        start: datetime | str,
+        end: datetime | str,
+        *,
+        market: Market | str,
+        source: Source = "daily",
+        label: Label = "end",
+        columns: Sequence[str] | None = None,
+        as_of: datetime | str | None = None,
+        verified: bool = False,
+        on_unverified: OnUnverified = "raise",
+        resample: str | None = None,
+        incomplete: Incomplete = "raise",
+        fill: Fill | None = None,
+        on_missing: OnMissing = "raise",
+    ) -> pl.DataFrame:
+        """The stored bars whose interval starts in [start, end); a bar that is not stored is not made up unless asked for.
+
+        Args:
+            symbols: one or more CCXT unified symbols of the universe (`BTC/USDT`, or `BTC/USDT:USDT` for futures) or
+                patterns such as `*/USDT`; None for all of them.
+            start: the first moment, a tz-aware datetime or an ISO 8601 text with a zone (a bare date is its UTC
+                midnight).
+            end: the moment after the last; a bar that starts at `end` is not part of the answer.
+            market: `spot` or `futures`.
+            source: `daily` for the finished days of the lake, `streamed` for the database, `stitched` for the lake where
+                a day is finished and the database for the rest; each bar comes once.
+            label: which end of [a, b) comes first: `end` gives `interval_end` = b, `start` gives `interval_start` = a.
+            columns: which columns follow the label and the symbol, in this order: any of `READABLE`. By default the
+                values: prices in the quote asset, volume in the base asset (docs/reference/bars.md).
+            as_of: what was known at this moment, and nothing learnt later; by default the latest.
+            verified: only bars that two captures agree about, by the ledger.
+            on_unverified: `raise` when some expected minute is not verified, or `drop` it.
+            resample: the length of longer bars: 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h or 1d. A column `bars` says how many
+                bars of a minute each is made of.
+            incomplete: `raise` when a window lacks minutes in which its symbol was listed, `drop` it, or `keep` it.
+            fill: `forward` makes up the minutes that are not there from the last close; a column `synthetic` says so.
+            on_missing: `raise` when a whole day is not there, or `skip` it.
+
+        Returns:
+            One row a bar, sorted by symbol and time: the label (`Datetime("ms", "UTC")`), `symbol`, the columns; then
+            `synthetic` (Boolean) with `fill` and `bars` (Int64) with `resample`. `.to_pandas()` keeps the time zone.
+
+        Raises:
+            UsageError: a naive time, a reversed interval, an unknown market, symbol, column or choice.
+            NoBars: nothing of this is stored, or nothing of it was known at `as_of`.
+            DayMissing: some of the days are not there; names them, and what is there.
+            NotVerified: minutes that are not verified; names them.
+            IncompleteWindow: windows that lack minutes; names them.
+            CorruptFile: a value in the lake is not what was written.
+            TransientError: the store does not answer.
+        """
+        question = self._question(symbols, start, end, market, as_of)
+        one_of("label", label, Label), one_of("incomplete", incomplete, Incomplete)
+        wanted = columns_of(columns)
+        length_ms = MINUTE_MS if resample is None else window_ms(resample, question.interval)
+        bars = self._bars(question, one_of("source", source, Source), _needed(wanted, fill), on_missing)
+        if verified or "state" in wanted:
+            bars = self._with_states(question, bars, verified, on_unverified)
+        if bars.is_empty():
+            raise nothing(source, question)
+        flags: list[str] = []
+        if fill is not None:
+            one_of("fill", fill, Fill)
+            bars = filling.filled(bars, question, self._universe, to_ms(utc_now()))
+            flags.append(filling.SYNTHETIC)
+        if resample is not None:
+            windows = resampled(bars, length_ms)
+            bars = refuse_incomplete(question, self._universe, windows, length_ms, incomplete)
+            flags.append(COUNT)
+        return labelled(bars, label, wanted, flags, length_ms)
+
+    def scan(
+        self,
+        symbols: str | Sequence[str] | None,
+        start: datetime | str,
+        end: datetime | str,
+        *,
+        market: Market | str,
+        label: Label = "end",
+        columns: Sequence[str] | None = None,
+    ) -> pl.LazyFrame:
+        """The lake's bars as a LazyFrame: filters and columns of the query are pushed down to the files.
+
+        For what does not fit into memory, and for queries that need few rows. Nothing is verified, and the rows are sorted by
+        symbol and time within each day alone, days in order. Arguments and columns are those of `read`; `source` and `state`
+        cannot be scanned.
+
+        Raises:
+            UsageError: as `read`.
+            DayMissing: some of the days are not in the lake.
+        """
+        question = self._question(symbols, start, end, market)
+        wanted = columns_of(columns)
+        if beside := [name for name in wanted if name in BESIDE]:
+            raise UsageError(f"{beside[0]!r} cannot be scanned", hint="read() gives it")
+        scan = self._daily(question.market).scan(question, _needed(wanted, None))
+        return labelled(scan, one_of("label", label, Label), wanted)
+
+    def last(
+        self,
+        market: Market | str,
+        symbols: str | Sequence[str] | None = None,
+        *,
+        source: Source = "streamed",
+        label: Label = "end",
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """The newest bar of each symbol, of those that have one within a week of the market's newest; sorted by symbol.
+
+        Args:
+            market: `spot` or `futures`.
+            symbols: as in `read`; None for all.
+            source: `streamed` for the database, `daily` for the lake.
+            label: as in `read`; `columns` too.
+            columns: see `label`.
+
+        Raises:
+            NoBars: no bar of these symbols at all.
+        """
+        of_market = Market.parse(market)
+        asked = symbols_of(self._universe, of_market, symbols)
+        wanted = columns_of(columns)
+        one_of("source", source, Source), one_of("label", label, Label)
+        if source == "daily":
+            bars = newest_stored(self._daily(of_market), asked, _needed(wanted, None))
+        else:
+            bars = newest_streamed(self._database, of_market, asked)
+        if bars.is_empty():
+            raise NoBars(f"there is no {source} {market} bar of {asked[0]} yet", hint="capture some first")
+        marked = bars.with_columns(pl.lit(source).alias(SOURCE), pl.lit(None, pl.String).alias("state"))
+        return labelled(marked, label, wanted)
+
+    def coverage(
+        self,
+        market: Market | str,
+        start: datetime | str,
+        end: datetime | str,
+        symbols: str | Sequence[str] | None = None,
+        *,
+        sources: Sequence[Source] = ("daily", "streamed"),
+    ) -> pl.DataFrame:
+        """How many bars there should be, how many each store has, and in which states they are.
+
+        Args:
+            market: `spot` or `futures`.
+            start: the first moment; `end` is the one after the last.
+            end: see `start`.
+            symbols: as in `read`; None for all.
+            sources: which stores are looked at. Where there is no database its column is null.
+
+        Returns:
+            A row for each symbol and UTC day in which it was listed: `symbol`, `day`, `expected`, `daily`, `streamed`, `missing`
+            (expected and in neither), then a column for each state of the ledger, null where none speaks. Numbers of minutes.
+        """
+        question = self._question(symbols, start, end, market)
+        present: dict[str, pl.DataFrame | None] = {
+            name: self._keys(question, name) if name in sources else None for name in ("daily", "streamed")
+        }
+        expected = counting.expected_minutes(question, self._universe)
+        return counting.coverage(expected, present, self._ledgers(question.market).ranges(question))
+
+    def missing_ranges(
+        self,
+        market: Market | str,
+        start: datetime | str,
+        end: datetime | str,
+        symbols: str | Sequence[str] | None = None,
+        *,
+        source: Source = "daily",
+    ) -> pl.DataFrame:
+        """The expected minutes that a store does not have, in ranges, with what the ledger says of them.
+
+        Returns:
+            `symbol`, `start`, `end` (`Datetime("ms", "UTC")`, half-open), `minutes`, `state` and `cause` (null where no ledger
+            speaks), sorted by symbol and time. With `stitched` what neither store has.
+        """
+        question = self._question(symbols, start, end, market)
+        names = ("daily", "streamed") if one_of("source", source, Source) == "stitched" else (source,)
+        parts = [keys for name in names if (keys := self._keys(question, name)) is not None]
+        there = pl.concat([pl.DataFrame(schema={"symbol": pl.String, "timestamp": pl.Int64}), *parts]).unique()
+        expected = counting.expected_minutes(question, self._universe)
+        ranges = self._ledgers(question.market).ranges(question)
+        return of_ranges(counting.missing_ranges(expected, there, ranges), ["minutes", "state", "cause"])
+
+    def _bars(self, question: Question, source: str, columns: list[str], on_missing: str) -> pl.DataFrame:
+        """`symbol`, `timestamp`, the columns and `source`, sorted by symbol and time."""
+        skip = one_of("on_missing", on_missing, OnMissing) == "skip"
+        if source == "streamed":
+            found = self._streamed(question).select(list(dict.fromkeys(["symbol", "timestamp", *columns])))
+            return found.with_columns(pl.lit(source).alias(SOURCE))
+        daily = self._daily(question.market)
+        if source == "daily":
+            days = [day for day in daily.days() if day in set(question.days)] if skip else None
+            return daily.read(question, columns, days).with_columns(pl.lit(source).alias(SOURCE))
+        ranges = self._ledgers(question.market).ranges(question)
+        return stitched(question, columns, daily, ranges, self._streamed if self._has_database else None, skip=skip)
+
+    def _streamed(self, question: Question) -> pl.DataFrame:
+        return self._database.read(question.market, question.interval, symbols=question.symbols, as_of=question.as_of)
+
+    def _with_states(
+        self, question: Question, bars: pl.DataFrame, verified: bool, on_unverified: str
+    ) -> pl.DataFrame:
+        """The bars with their `state`; with `verified` those alone that are, or an error that names what is not."""
+        ledgers = self._ledgers(question.market)
+        ranges = ledgers.ranges(question)
+        if verified and one_of("on_unverified", on_unverified, OnUnverified) == "raise":
+            refuse_unverified(question, ledgers.unverified(question, ranges))
+        told = with_states(bars, ranges)
+        return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
+
+    def _keys(self, question: Question, store: str) -> pl.DataFrame | None:
+        """`symbol`, `timestamp` of the bars that a store has; None where there is no such store."""
+        if store == "daily":
+            daily = self._daily(question.market)
+            there = set(daily.days())
+            return daily.read(question, [], [day for day in question.days if day in there])
+        if not self._has_database:
+            return None
+        return counting.within(
+            self._database.keys(question.market, question.interval), question.symbols, question.interval
+        )
+
+
+def _needed(wanted: Sequence[str], fill: str | None) -> list[str]:
+    """The columns of a stored bar that must be read for these."""
+    more = filling.NEEDED if fill is not None else ()
+    return [name for name in SCHEMA if name in {*wanted, *more} and name not in {"symbol", "timestamp"}]

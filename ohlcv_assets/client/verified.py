@@ -1,0 +1,218 @@
+"""The ledger, as a reader uses it: in which state each minute is, and which of them two captures do not agree about.
+
+Lives here: reading the ledger of many days, its states beside the bars, and the list of what is not verified. Does not: how a
+state comes about (quality/ledger.py). The lake holds the newest ledger of every day; the database holds every version of it.
+
+A minute is verified when its state is confirmed, repaired or halted. One that was not listed was never expected. All others are
+not verified, and so is one of which no ledger speaks.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from ohlcv_assets.client.question import Question, days_of
+from ohlcv_assets.errors import CorruptFile, NotVerified, ObjectMissing, UsageError
+from ohlcv_assets.instruments import Market, Universe
+from ohlcv_assets.storage.bars_file import BROKEN_PARQUET
+from ohlcv_assets.storage.lake import Lake
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, iso
+
+if TYPE_CHECKING:
+    from ohlcv_assets.storage.quality_store import QualityStore
+
+#: quality/ledger.py decides; its names are here so that a reader of the lake alone needs no database driver. A test compares.
+VERIFIED: tuple[str, ...] = ("confirmed", "repaired", "halted")
+NOT_LISTED = "not_listed"
+STATES: tuple[str, ...] = (*VERIFIED, NOT_LISTED, "streamed_only", "fetched_only", "differing", "missing")
+#: What stands for the state of a minute of which no ledger speaks.
+NO_LEDGER = "no_ledger"
+RANGES: dict[str, pl.DataType] = {
+    "symbol": pl.String(),
+    "start": pl.Int64(),
+    "end": pl.Int64(),
+    "state": pl.String(),
+    "cause": pl.String(),
+    "proof": pl.String(),
+}
+_THREADS = 8
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class LedgerReader:
+    """The ledgers of a market and universe.
+
+    Attributes:
+        lake: holds the newest ledger of each day.
+        market: of all of it.
+        universe: whose symbols were expected.
+        quality: opens the store of every version; None where there is no database.
+    """
+
+    lake: Lake
+    market: Market
+    universe: Universe
+    quality: Callable[[], QualityStore] | None
+
+    def ranges(self, question: Question) -> pl.DataFrame:
+        """What the ledger says of these symbols and minutes: `RANGES`, sorted by symbol and start, clipped to the interval.
+
+        Raises:
+            UsageError: an earlier state of the ledger, where there is no database.
+            CorruptFile: a ledger in the lake cannot be read.
+        """
+        if question.as_of is not None:
+            said = pl.concat(self._from_database(question.days, question.as_of))
+        else:
+            said = pl.concat(self._newest(question.days))
+        return _clipped(said.filter(pl.col("symbol").is_in(list(question.symbols))), question.interval)
+
+    def unverified(self, question: Question, ranges: pl.DataFrame) -> pl.DataFrame:
+        """The expected minutes that are not verified: `RANGES`, sorted by symbol and start; `no_ledger` where none speaks."""
+        silent = _silent(question, ranges, self.universe)
+        doubtful = ranges.filter(~pl.col("state").is_in([*VERIFIED, NOT_LISTED]))
+        return pl.concat([doubtful, silent]).sort("symbol", "start")
+
+    def _newest(self, days: Sequence[date]) -> list[pl.DataFrame]:
+        """By day what the lake says, and of days of which it says nothing what the database says."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            parts = list(threads.map(self._of_day, days))
+        silent = [day for day, part in zip(days, parts, strict=True) if part is None]
+        said = [pl.DataFrame(schema=RANGES), *(part for part in parts if part is not None)]
+        return said if self.quality is None or not silent else [*said, *self._from_database(silent, None)]
+
+    def _of_day(self, day: date) -> pl.DataFrame | None:
+        key = ledger_key(self.market, self.universe, day)
+        try:
+            content = self.lake.get(key)
+        except ObjectMissing:
+            return None
+        try:
+            return pl.read_parquet(io.BytesIO(content), hive_partitioning=False).select(
+                pl.col(name).cast(dtype) for name, dtype in RANGES.items()
+            )
+        except BROKEN_PARQUET as error:
+            raise CorruptFile(
+                f"{self.lake.location(key)} is damaged: {str(error).splitlines()[0]}",
+                hint="materialize the ledger of this day again",
+            ) from error
+
+    def _from_database(self, days: Sequence[date], as_of: datetime | None) -> list[pl.DataFrame]:
+        """The same of the database, cut at midnight: it joins what goes on."""
+        if self.quality is None:
+            raise UsageError(
+                "the lake keeps the newest ledger alone, not what it said before",
+                hint="read without as_of, or set OHLCV_DATABASE_URL: the database keeps every version",
+            )
+        whole = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS)
+        said = self.quality().ledger(self.market, whole, as_of=as_of).select(list(RANGES))
+        return [_clipped(said, Interval.of_day(day)) for day in days]
+
+
+def ledger_key(market: Market, universe: Universe, day: date) -> str:
+    """Where the lake holds the newest ledger of a UTC day."""
+    return f"qa/ledger/{market}/{universe.path_form}/date={day.isoformat()}/ledger.parquet"
+
+
+def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = ("state",)) -> pl.DataFrame:
+    """The bars with what the ledger says of each, by default its `state` (String): null where it says nothing.
+
+    Args:
+        bars: `symbol, timestamp` and others, sorted by both.
+        ranges: `RANGES`.
+        said: which columns of the ranges.
+    """
+    told = ranges.select("symbol", "start", "end", *said).sort("start")
+    found = (
+        bars.with_row_index("_row")
+        .sort("timestamp")
+        .join_asof(told, left_on="timestamp", right_on="start", by="symbol", check_sortedness=False)
+    )
+    inside = [pl.when(pl.col("timestamp") < pl.col("end")).then(pl.col(name)).alias(name) for name in said]
+    return found.with_columns(inside).sort("_row").select(*bars.columns, *said)
+
+
+def refuse_unverified(question: Question, unverified: pl.DataFrame) -> None:
+    """Raise when there is something that is not verified, naming the minutes.
+
+    Raises:
+        NotVerified: with the first ranges, and how many minutes in all.
+    """
+    if unverified.is_empty():
+        return
+    minutes = int((unverified["end"] - unverified["start"]).sum()) // MINUTE_MS
+    expected = len(question.symbols) * len(question.interval.minutes)
+    named = "; ".join(_named(row) for row in unverified.head(_NAMED).iter_rows(named=True))
+    more = f"; and {unverified.height - _NAMED} more ranges" if unverified.height > _NAMED else ""
+    raise NotVerified(
+        f"{minutes} of {expected} minutes of {question} are not verified: {named}{more}",
+        hint='see unverified() for all of them; on_unverified="drop" reads the rest',
+    )
+
+
+def _named(row: dict[str, Any]) -> str:
+    cause = f" ({row['cause']})" if row["cause"] else ""
+    return f"{row['symbol']} [{iso(row['start'])}, {iso(row['end'])}) {row['state']}{cause}"
+
+
+def _clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:
+    """The ranges that touch the interval, in whole minutes of it, sorted."""
+    minutes = interval.minutes
+    touching = ranges.filter((pl.col("start") < interval.end_ms) & (pl.col("end") > minutes.start))
+    last_ms = minutes.start + len(minutes) * MINUTE_MS
+    return touching.with_columns(
+        pl.col("start").clip(lower_bound=minutes.start), pl.col("end").clip(upper_bound=last_ms)
+    ).sort("symbol", "start")
+
+
+def _silent(question: Question, ranges: pl.DataFrame, universe: Universe) -> pl.DataFrame:
+    """The minutes of listed symbols of which no ledger speaks, in ranges of at most a day."""
+    asked = set(question.symbols)
+    expected = [
+        (str(symbol), part.start_ms, part.end_ms)
+        for part in _parts(question.interval)
+        for symbol in universe.listed_in(question.market, part)
+        if symbol in asked
+    ]
+    days = pl.DataFrame(expected, schema={name: RANGES[name] for name in ("symbol", "start", "end")}, orient="row")
+    day = (pl.col("start") // DAY_MS).alias("day")
+    said = (
+        ranges.with_columns(day).group_by("symbol", "day").agg((pl.col("end") - pl.col("start")).sum().alias("said"))
+    )
+    short = days.with_columns(day).join(said, on=["symbol", "day"], how="left")
+    short = short.filter(pl.col("said").fill_null(0) < pl.col("end") - pl.col("start"))
+    gaps = [
+        (symbol, start, end, NO_LEDGER, None, None)
+        for symbol, first, last in short.select("symbol", "start", "end").iter_rows()
+        for start, end in _gaps(ranges.filter(pl.col("symbol") == symbol), first, last)
+    ]
+    return pl.DataFrame(gaps, schema=RANGES, orient="row")
+
+
+def _gaps(of_symbol: pl.DataFrame, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """What a symbol's ranges, sorted, leave out of [at, end)."""
+    here = of_symbol.filter((pl.col("start") < end) & (pl.col("end") > at))
+    for first, last in here.select("start", "end").iter_rows():
+        if first > at:
+            yield at, first
+        at = last
+    if at < end:
+        yield at, end
+
+
+def _parts(interval: Interval) -> list[Interval]:
+    """The interval's whole minutes, cut at midnight."""
+    minutes = interval.minutes
+    if not len(minutes):
+        return []
+    whole = Interval(minutes.start, minutes.start + len(minutes) * MINUTE_MS)
+    parts = [whole.intersect(Interval.of_day(day)) for day in days_of(whole)]
+    return [part for part in parts if part is not None]
