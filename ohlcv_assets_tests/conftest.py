@@ -19,6 +19,7 @@ pytest_plugins = [
     "ohlcv_assets_tests.fixtures.deployment",
     "ohlcv_assets_tests.fixtures.demo",
     "ohlcv_assets_tests.fixtures.webhook",
+    "ohlcv_assets_tests.fixtures.program",
 ]
 
 #: A file's tests stay together when the suite runs in several processes; these files take longest, and are begun first.

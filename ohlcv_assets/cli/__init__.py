@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ohlcv_assets.cli import panels
 from ohlcv_assets.cli.alert import alert
 from ohlcv_assets.cli.backfill_db import backfill_db
 from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.doctor import doctor
 from ohlcv_assets.cli.download_bulk import download_bulk
+from ohlcv_assets.cli.ledger import ledger
 from ohlcv_assets.cli.platform import demo, ui, up
+from ohlcv_assets.cli.qa import app as qa
 from ohlcv_assets.cli.repair import repair
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.cli.stream import stream
@@ -24,10 +28,35 @@ from ohlcv_assets.cli.universe import app as universe
 from ohlcv_assets.cli.verify import verify
 from ohlcv_assets.errors import OhlcvError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Every command and group of commands, by what it is for, in the order of `ohlcv --help`.
+_PROGRAM: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    panels.PLATFORM: {"demo": demo, "up": up, "ui": ui, "replay": replay},
+    panels.CAPTURE: {"stream": stream, "download-bulk": download_bulk, "backfill-db": backfill_db},
+    panels.QUALITY: {"qa": qa, "repair": repair, "ledger": ledger, "verify": verify},
+    panels.SET_UP: {"doctor": doctor, "db": database, "universe": universe, "alert": alert},
+}
+
+# --start_timestamp is --start-timestamp, and download_bulk is download-bulk: both are typed. Groups hand it on to theirs.
+_EITHER_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
+
+
+class _Program(panels.PanelledGroup):
+    """The commands in that order; typer's own puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for commands in _PROGRAM.values() for name in commands]
+
+
 app = typer.Typer(
     name="ohlcv",
     help="One-minute OHLCV bars of Binance, captured twice and compared bar for bar.",
     no_args_is_help=True,
+    cls=_Program,
+    rich_markup_mode=panels.markup(),
+    context_settings=_EITHER_SPELLING,
     pretty_exceptions_enable=False,
 )
 
@@ -42,14 +71,12 @@ def _program(
     show_from(logging.INFO if verbose else logging.WARNING)
 
 
-for command in (demo, up, ui, replay, stream, repair, verify, alert, doctor):
-    app.command()(command)
-# --start_timestamp is --start-timestamp: both are typed.
-either_spelling = app.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
-either_spelling(download_bulk)
-either_spelling(backfill_db)
-app.add_typer(database, name="db")
-app.add_typer(universe, name="universe")
+for _panel, _commands in _PROGRAM.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel, cls=panels.PanelledGroup)
+        else:
+            app.command(_name, rich_help_panel=_panel, context_settings=_EITHER_SPELLING)(_command)
 
 
 def main() -> None:
