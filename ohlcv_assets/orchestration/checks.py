@@ -20,6 +20,7 @@ from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.preview import evaluation_of_partition
 from ohlcv_assets.quality import sentences
 from ohlcv_assets.quality.completeness import Coverage, missing_ranges
+from ohlcv_assets.quality.diagnosis import diagnose, explained_kinds
 from ohlcv_assets.quality.expectations import Validation
 from ohlcv_assets.quality.explained import due_interval, never_listed, nothing_explained, unexplained
 from ohlcv_assets.quality.flat_blocks import FLAT_BLOCKS_SCHEMA, flat_blocks
@@ -109,6 +110,8 @@ def _match(evidence: Evidence) -> Outcome:
     if not report.differences.is_empty():
         shown = report.differences.rename({"left": "streamed", "right": "fetched"})
         numbers["first_differences"] = metadata.table(shown)
+        looks = unexplained(diagnose(evidence.verdict), evidence.explained)
+        numbers["looks_like"] = metadata.table(explained_kinds(looks))
     if "report" in evidence.pages:
         numbers["report"] = dg.MetadataValue.path(evidence.pages["report"])
     if evidence.heat_map is not None:

@@ -98,6 +98,12 @@ def counted(diagnosis: pl.DataFrame) -> dict[str, int]:
     return dict(diagnosis.group_by("kind", maintain_order=True).len().iter_rows())
 
 
+def explained_kinds(diagnosis: pl.DataFrame) -> pl.DataFrame:
+    """One row a kind that occurs, for people: `looks_like, bars, meaning`."""
+    rows = [(kind, bars, MEANINGS[Kind(kind)]) for kind, bars in counted(diagnosis).items()]
+    return pl.DataFrame(rows, schema={"looks_like": pl.String, "bars": pl.Int64, "meaning": pl.String}, orient="row")
+
+
 def _not_right(verdict: Verdict) -> pl.DataFrame:
     """The key of every bar that differs, is duplicate or missing on a side or on both, or is unsound."""
     parts = (verdict.match.differences.select(KEY), _unsound(verdict), verdict.both_lack().select(KEY))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ohlcv_assets.clock import utc_now
+from ohlcv_assets.quality.diagnosis import diagnose
 from ohlcv_assets.quality.expectations import Validation
 from ohlcv_assets.quality.heat_map import heat_map
 from ohlcv_assets.quality.report.findings import neighbours
@@ -53,9 +54,10 @@ def store_result(
     """
     here, now, picture = f"{folder}/run={run_id}", utc_now(), heat_map(verdict, explained)
     differences = store_verdict(lake, verdict, here)
-    around = io.BytesIO()
-    neighbours(verdict).write_parquet(around)
-    lake.put(f"{here}/neighbours.parquet", around.getvalue())
+    for name, frame in (("neighbours", neighbours(verdict)), ("diagnosis", diagnose(verdict))):
+        content = io.BytesIO()
+        frame.write_parquet(content)
+        lake.put(f"{here}/{name}.parquet", content.getvalue())
     pages = {"report": lake.put(f"{here}/report.html", match_page(verdict, picture, now, explained).encode())}
     if validations:
         found = {side: validation.result for side, validation in validations.items()}

@@ -305,6 +305,7 @@ def test_a_day_leaves_its_pages_and_its_newest_result(deployment: Deployment) ->
         "differences.parquet",
         "missing.parquet",
         "neighbours.parquet",
+        "diagnosis.parquet",
         "report.html",
         "soundness.json",
         "soundness.html",

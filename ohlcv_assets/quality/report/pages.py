@@ -17,6 +17,7 @@ import polars as pl
 from ohlcv_assets.bars import INVARIANTS
 from ohlcv_assets.quality import sentences
 from ohlcv_assets.quality.completeness import missing_ranges
+from ohlcv_assets.quality.diagnosis import diagnose, explained_kinds
 from ohlcv_assets.quality.explained import nothing_explained, unexplained
 from ohlcv_assets.quality.heat_map import data_uri
 from ohlcv_assets.quality.report.charts import chart
@@ -59,6 +60,7 @@ def match_page(verdict: Verdict, heat_map: bytes, made_at: datetime, explained: 
             sentence=_sentence(verdict, known),
             tiles=_tiles(verdict, lacking, known.height),
             heat_map=data_uri(heat_map),
+            looks=explained_kinds(unexplained(diagnose(verdict), known)).to_dicts(),
             cards=[_card(bar) for bar in bars],
             bars_in_all=verdict.match.union - verdict.match.equal,
             bars_shown=sum(bar.minutes for bar in bars),
