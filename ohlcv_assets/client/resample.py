@@ -3,16 +3,15 @@
 Lives here: the arithmetic of a window. Does not: which windows are meant (question.py), or reading. Windows are aligned to UTC
 midnight. Open is the first minute's, high the highest, low the lowest, close the last one's, and amounts are sums.
 
-Sums are exact: the exchange tells amounts with at most eight decimals, and the sum here is the double nearest to the sum of
-those decimals, as if the exchange had told it (a plain sum of doubles is often off in the last digits). So whole numbers of 1e-8
-are added. Where a value is none (22 million and more, where doubles grow too coarse for that, or digits beyond the eighth) the sum
-of its window is the double nearest to the sum of the doubles.
+Sums are exact: the sum is the double nearest to the sum of the decimals that the exchange sent, as if it had told the sum itself
+(a plain sum of doubles is often off in the last digits). Amounts have at most eight decimals, so whole numbers of 1e-8 are added.
+Where a value is too large for that (22 million), or has more digits, the shortest decimals that stand for the doubles are added.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -84,7 +83,8 @@ def exact_sums(values: _Array, counts: NDArray[np.int64]) -> _Array:
     for place in np.flatnonzero((np.abs(totals) >= 2**53) & ~off_grid):
         sums[place] = int(totals[place]) / 10**8
     for place in np.flatnonzero(off_grid):
-        sums[place] = math.fsum(values[starts[place] : starts[place] + counts[place]])
+        of_window = values[starts[place] : starts[place] + counts[place]].tolist()
+        sums[place] = float(sum(map(Decimal, map(repr, of_window))))
     return sums
 
 

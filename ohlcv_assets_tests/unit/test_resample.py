@@ -53,13 +53,10 @@ def by_hand(window):
 @given(st.lists(st.lists(st.one_of(decimals, large), min_size=1, max_size=40), min_size=1, max_size=6))
 def test_sums_are_those_of_the_exchanges_decimals(groups):
     """The sum is the double nearest to the decimal sum, in each group and whatever its neighbours are."""
-    exact = [float(sum(group, Decimal(0))) for group in groups if max(group) < 22_000_000]
     summed = exact_sums(
         np.array([float(value) for group in groups for value in group]), np.array([len(group) for group in groups])
     )
-    small = [value for group, value in zip(groups, summed, strict=True) if max(group) < 22_000_000]
-    assert small == exact
-    assert np.allclose(summed, [float(sum(group)) for group in groups], rtol=1e-15, atol=0)
+    assert summed.tolist() == [float(sum(group, Decimal(0))) for group in groups]
 
 
 def test_a_plain_sum_would_be_wrong():
