@@ -24,13 +24,14 @@ from ohlcv_assets.exchange.absence import absences
 from ohlcv_assets.exchange.fetch import Fetched, Progress, fetch_bars
 from ohlcv_assets.exchange.metrics import serving_metrics
 from ohlcv_assets.exchange.stream import OnMinute, OnStart, stream_bars
-from ohlcv_assets.exchange.stream_report import StreamReport
-from ohlcv_assets.exchange.stream_status import StreamStatus
+from ohlcv_assets.exchange.stream_report import MINUTES_SCHEMA, StreamReport
+from ohlcv_assets.exchange.stream_status import MinuteStatus, StreamStatus
 from ohlcv_assets.exchange.stream_writer import Sink
 from ohlcv_assets.logs import get_logger
 from ohlcv_assets.storage.lake import Lake, Signature, Written
 from ohlcv_assets.storage.safe_store import SafeStore
 from ohlcv_assets.storage.spool import Spool
+from ohlcv_assets.storage.stream_log import StreamLog
 from ohlcv_assets.timestamps import Interval, iso
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ async def stream_into_database(
     on_minute: OnMinute | None = None,
     on_start: OnStart | None = None,
     stopping: asyncio.Event | None = None,
+    part: str | None = None,
 ) -> StreamReport:
     """Capture every bar of the interval into the database: live by WebSocket, the rest by REST.
 
@@ -88,6 +90,8 @@ async def stream_into_database(
         on_minute: told every minute of the interval when its bars should be there.
         on_start: given a function that says how the stream stands.
         stopping: once it is set, the minute that runs is the last one of the interval, and there is no overlap.
+        part: which part of the universe the symbols are (`1/4`: the first of four), for the connection log; None, for
+            symbols of no universe: no log is kept.
 
     Returns:
         The report; `bars_spooled` is above zero when the database did not come back in time.
@@ -96,7 +100,10 @@ async def stream_into_database(
         sink = await _sink(open_things, database, spool, run_id)
         held = await _held(database, exchange.market, interval, wait=spool is None)
         metrics = await open_things.enter_async_context(serving_metrics(metrics_port))
-        return await stream_bars(
+        log = None if part is None else StreamLog(database, exchange.market, run_id, part)
+        if log is not None:
+            open_things.callback(log.close)
+        report = await stream_bars(
             exchange,
             symbols,
             interval,
@@ -105,10 +112,26 @@ async def stream_into_database(
             overlap_s=overlap_s,
             already=held,
             on_progress=None if on_progress is None else _harmless(on_progress),
-            on_minute=on_minute,
+            on_minute=on_minute if log is None else _logging(log, on_minute),
             on_start=_both(metrics, on_start),
             stopping=stopping,
         )
+        if log is not None:
+            # Those too that were over before the run began: nobody of it was connected then.
+            log.tell(report.minutes)
+        return report
+
+
+def _logging(log: StreamLog, on_minute: OnMinute | None) -> OnMinute:
+    """Write each minute into the connection log as soon as it is told: a run that is killed has said so much."""
+
+    def tell(minute: MinuteStatus) -> None:
+        row = (minute.minute_ms, minute.connected_s, minute.expected, minute.present)
+        log.tell(pl.DataFrame([row], schema=MINUTES_SCHEMA, orient="row"))
+        if on_minute is not None:
+            on_minute(minute)
+
+    return tell
 
 
 async def _sink(open_things: AsyncExitStack, database: Database, spool: Spool | None, run_id: str) -> Sink:

@@ -37,12 +37,13 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class _Wish:
-    """What was asked for."""
+    """What was asked for; `part` of the universe, None for symbols of one's own."""
 
     market: Market
     symbols: list[Symbol]
     minutes: int
     universe: Universe
+    part: str | None
 
 
 def stream(
@@ -86,7 +87,7 @@ def _wish(configured: Settings, market: str, hours: float, symbols: str | None, 
     wanted_part = _part(list(universe.symbols[chosen]), part)
     if not wanted_part:
         raise UsageError("no symbol is left to stream", hint="give --symbols, or another --shard")
-    return _Wish(chosen, wanted_part, round(hours * 60), universe)
+    return _Wish(chosen, wanted_part, round(hours * 60), universe, None if symbols else part or "1/1")
 
 
 def _part(symbols: list[Symbol], part: str | None) -> list[Symbol]:
@@ -129,6 +130,7 @@ async def _stream(configured: Settings, wish: _Wish, display: Display) -> Stream
                 on_minute=display.minute,
                 on_start=display.start,
                 stopping=stopping,
+                part=wish.part,
             )
 
 

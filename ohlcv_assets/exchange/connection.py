@@ -70,12 +70,14 @@ def closed_klines_class() -> type[Any]:
         Attributes:
             on_closed: called with every closed kline.
             on_shutdown: called when the exchange announces that it will close the connection.
+            on_opened: called as soon as the connection is open.
             last_kline_s: monotonic time of the last kline event.
             heard_s: the same by the exchange's own name of the symbol.
         """
 
         on_closed: OnClosed | None = None
         on_shutdown: Callable[[], None] | None = None
+        on_opened: Callable[[], None] | None = None
         last_kline_s: float = 0.0
         # What ccxt waits after closing, for TLS connections to end.
         timeout_on_exit = 50
@@ -83,6 +85,12 @@ def closed_klines_class() -> type[Any]:
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config)
             self.heard_s: dict[str, float] = {}
+
+        def on_connected(self, client: Any, message: Any = None) -> None:
+            """Tell that the connection is open: ccxt calls this as soon as it is."""
+            if self.on_opened is not None:
+                self.on_opened()
+            super().on_connected(client, message)
 
         def handle_message(self, client: Any, message: Any) -> None:
             """Take klines by the shortest way (ccxt builds a table of 45 handlers for each message); never raise."""
@@ -110,6 +118,27 @@ def closed_klines_class() -> type[Any]:
     return ClosedKlines
 
 
+@dataclass
+class OpenTime:
+    """From when to when a connection was open, on the monotonic clock; outlives the connection."""
+
+    began_s: float | None = None
+    ended_s: float | None = None
+
+    def begin(self) -> None:
+        """It is open now; what opens beside it later does not make it younger."""
+        if self.began_s is None:
+            self.began_s = time.monotonic()
+
+    def end(self) -> None:
+        """It is open no more, from now on."""
+        self.ended_s = time.monotonic()
+
+    def until(self, now_s: float) -> tuple[float, float] | None:
+        """Its beginning and its end, which is now while it is open; None if it never was."""
+        return None if self.began_s is None else (self.began_s, now_s if self.ended_s is None else self.ended_s)
+
+
 class Connection:
     """One connection to one market, from dialling to its end.
 
@@ -122,6 +151,7 @@ class Connection:
         leaving: set when the exchange will end the connection soon, or when something asks for another one in its place.
         reason: why it is leaving.
         subscribed_s: monotonic time of the last SUBSCRIBE frame; None before that.
+        open_time: from when to when it was open.
     """
 
     def __init__(self, exchange: Exchange, chunks: Sequence[Sequence[Symbol]], on_closed: OnClosed) -> None:
@@ -135,6 +165,8 @@ class Connection:
         self._pro.set_markets_from_exchange(exchange.client)
         self._pro.on_closed = on_closed
         self._pro.on_shutdown = partial(self.leave, "the exchange announces its end")
+        self.open_time = OpenTime()
+        self._pro.on_opened = self.open_time.begin
         self._connected_s = time.monotonic()
 
     @property
@@ -180,6 +212,7 @@ class Connection:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return next(_reason(task) for task in done)
         finally:
+            self.open_time.end()
             for task in (*tasks, growing_old):
                 task.cancel()
             await asyncio.gather(*tasks, growing_old, return_exceptions=True)

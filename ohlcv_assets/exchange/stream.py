@@ -11,6 +11,7 @@ when it is cancelled. Does not: the socket (stream_socket.py), fetching what it 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from ohlcv_assets.bars import Channel
 from ohlcv_assets.exchange.binance import Exchange
 from ohlcv_assets.exchange.fetch import Progress, first_listed_minute, minutes_frame
 from ohlcv_assets.exchange.stragglers import SETTLED_AFTER_S, Stragglers
-from ohlcv_assets.exchange.stream_report import Percentiles, StreamReport
+from ohlcv_assets.exchange.stream_report import MINUTES_SCHEMA, Percentiles, StreamReport
 from ohlcv_assets.exchange.stream_socket import CONNECTION_SYMBOLS, Socket
 from ohlcv_assets.exchange.stream_status import MinuteStatus, StreamStatus
 from ohlcv_assets.exchange.stream_writer import Sink, Writer
@@ -209,8 +210,23 @@ class _Run:
             by_channel={channel: came.count(channel) for channel in Channel},
             lacking=tuple(sorted(symbol for symbol in symbols if not tally.is_safe((symbol, minute_ms)))),
             latency_s=Percentiles.of(self.writer.written.latency_s[self.told_latencies :]),
+            connected_s=self._connected_s(minute_ms),
             totals=self.status(),
         )
+
+    def _connected_s(self, minute_ms: int) -> float:
+        """For how many seconds of a minute all sockets were open; 0 for a run that needs none."""
+        return min((socket.connected_s(minute_ms) for socket in self.sockets), default=0.0)
+
+    def _minutes(self) -> pl.DataFrame:
+        """Every minute of the interval (`MINUTES_SCHEMA`)."""
+        stored = Counter(minute for _, minute in self.tally.stored)
+        listed = self.tally.first_minutes.values()
+        rows = [
+            (minute, self._connected_s(minute), sum(first <= minute for first in listed), stored[minute])
+            for minute in self.tally.interval.minutes
+        ]
+        return pl.DataFrame(rows, schema=MINUTES_SCHEMA, orient="row")
 
     def status(self) -> StreamStatus:
         """How it stands now."""
@@ -264,6 +280,7 @@ class _Run:
             hand_overs=now.hand_overs,
             rest_repairs=now.rest_repairs,
             weight_used=now.weight_used,
+            minutes=self._minutes(),
             first_timestamp=min(minutes, default=None),
             last_timestamp=max(minutes, default=None),
         )

@@ -15,6 +15,14 @@ from ohlcv_assets.bars import Channel
 from ohlcv_assets.instruments import Market, Symbol
 from ohlcv_assets.timestamps import Interval
 
+#: A minute of a run: for how many seconds a WebSocket was open, bars that had to be there, and bars that are stored.
+MINUTES_SCHEMA: dict[str, pl.DataType] = {
+    "minute_ms": pl.Int64(),
+    "connected_s": pl.Float64(),
+    "bars_expected": pl.Int64(),
+    "bars_present": pl.Int64(),
+}
+
 
 @dataclass(frozen=True)
 class Percentiles:
@@ -59,6 +67,7 @@ class StreamReport:
         bars_spooled: expected bars that are safe, and not stored yet: they wait for the store, and are in neither
             `bars_present` nor `missing`.
         hand_overs: how often one WebSocket connection took over from another that still worked.
+        minutes: `MINUTES_SCHEMA`: each minute of the interval, in order.
         first_timestamp, last_timestamp: of the bars present, UNIX milliseconds; None if there are none.
     """
 
@@ -78,5 +87,6 @@ class StreamReport:
     hand_overs: int
     rest_repairs: int
     weight_used: int
+    minutes: pl.DataFrame
     first_timestamp: int | None
     last_timestamp: int | None

@@ -13,15 +13,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ohlcv_assets.exchange.binance import Exchange
 from ohlcv_assets.exchange.budget import WeightBudget
-from ohlcv_assets.exchange.connection import LEAST_SILENCE_WALL_S, Connection, OnClosed, subscription_chunks
+from ohlcv_assets.exchange.connection import LEAST_SILENCE_WALL_S, Connection, OnClosed, OpenTime, subscription_chunks
 from ohlcv_assets.exchange.server_time import BASE_URLS
 from ohlcv_assets.instruments import Symbol
 from ohlcv_assets.logs import get_logger
+from ohlcv_assets.timestamps import MINUTE_MS, label_end
 
 #: Streams a connection; beyond 1,024 the exchange closes it.
 CONNECTION_SYMBOLS = 1_000
@@ -35,6 +37,8 @@ _LONGEST_PAUSE_S = 10.0
 _TAKING_OVER_S, _LONGEST_STAY_S = 30.0, 540.0
 #: A connection that is deaf for some symbols is replaced; if the next one is too, later and later.
 _FIRST_DEAF_S, _LONGEST_DEAF_S = 120.0, 3600.0
+#: Connections that are remembered, for saying when one was open: more than there can be in some minutes.
+_REMEMBERED = 1_000
 _log = get_logger()
 
 
@@ -87,6 +91,7 @@ class Socket:
         self._chunks = subscription_chunks(symbols, list(self._ids.values()))
         self._dials = dial_budget(exchange)
         self._current: Connection | None = None
+        self._open_times: deque[OpenTime] = deque(maxlen=_REMEMBERED)
         self._retiring: set[asyncio.Task[None]] = set()
         self._silence_s = _SILENCE_S
         self._deaf_pause_s, self._deaf_until_s = _FIRST_DEAF_S, 0.0
@@ -95,6 +100,19 @@ class Socket:
     def reconnects(self) -> int:
         """How often it was connected again because the connection was lost."""
         return max(0, self.connections - 1)
+
+    def connected_s(self, minute_ms: int) -> float:
+        """For how many seconds of a minute a connection was open, by the exchange's clock, to a tenth of a second.
+
+        Args:
+            minute_ms: the start of the minute.
+        """
+        now_s, over_ms = time.monotonic(), self._clock.now_ms() - label_end(minute_ms)
+        end_s = now_s - self._clock.wall_s(over_ms / 1000)
+        start_s = end_s - self._clock.wall_s(MINUTE_MS / 1000)
+        spans = [open_time.until(now_s) for open_time in self._open_times]
+        open_s = _covered_s(start_s, end_s, (span for span in spans if span is not None))
+        return min(round(open_s / self._clock.wall_s(1.0), 1), MINUTE_MS / 1000)
 
     def witness(self, symbol: Symbol, minute_ms: int) -> None:
         """REST has a bar with trades that did not come by WebSocket: is the symbol's subscription dead?
@@ -149,6 +167,7 @@ class Socket:
 
     def _begin(self) -> _Life:
         self._current = Connection(self._exchange, self._chunks, self._on_closed)
+        self._open_times.append(self._current.open_time)
         return _Life(self._current, asyncio.create_task(self._current.live(self._silence_s)))
 
     async def _hand_over(self, old: _Life) -> _Life:
@@ -192,6 +211,15 @@ class Socket:
         await asyncio.gather(*self._retiring, return_exceptions=True)
         if life is not None:
             await life.end()
+
+
+def _covered_s(start_s: float, end_s: float, spans: Iterable[tuple[float, float]]) -> float:
+    """How much of [start_s, end_s) the spans cover together; they may overlap, as in a hand-over."""
+    covered_s, reached_s = 0.0, start_s
+    for opened_s, ended_s in sorted(spans):
+        covered_s += max(0.0, min(ended_s, end_s) - max(opened_s, reached_s))
+        reached_s = max(reached_s, ended_s)
+    return covered_s
 
 
 def dial_budget(exchange: Exchange) -> WeightBudget:

@@ -71,6 +71,7 @@ class MinuteStatus:
         by_channel: those that are stored or spooled, by how they came.
         lacking: the symbols whose bar is not here yet, sorted.
         latency_s: of bars that came by WebSocket since the minute before was told.
+        connected_s: for how many seconds of the minute a WebSocket was open, to every symbol, by the exchange's clock.
         totals: how the stream stands.
     """
 
@@ -81,6 +82,7 @@ class MinuteStatus:
     by_channel: Mapping[Channel, int]
     lacking: tuple[str, ...]
     latency_s: Percentiles
+    connected_s: float
     totals: StreamStatus
 
     def facts(self) -> dict[str, Any]:
@@ -100,6 +102,7 @@ class MinuteStatus:
             "latency_p95_s": late.p95,
             "latency_p99_s": late.p99,
             "latency_max_s": late.max,
+            "connected_s": self.connected_s,
             "total_present": totals.bars_present,
             "total_due": totals.bars_due,
             "total_spooled": totals.bars_spooled,

@@ -94,7 +94,8 @@ def build_streamed_bars(settings: Settings, market: Market) -> dg.AssetsDefiniti
         with failures(), closing(database.open()) as store:
             symbols = _symbols_of_run(context, universe.load().listed_in(market, hours_of(keys)))
             stream = partial(_stream, settings, exchange.open(market), store, symbols, hours_of(keys))
-            report = asyncio.run(stream(context.run.run_id, _observer(context, keys)))
+            part = context.run.tags.get(SHARD_TAG, "1/1")
+            report = asyncio.run(stream(context.run.run_id, _observer(context, keys), part))
             _insist_on_stored(report)
             taken = {**metadata.of_stream(report), "taken_s": time.monotonic() - started_s}
             for key in keys:
@@ -177,6 +178,7 @@ async def _stream(
     interval: Interval,
     run_id: str,
     on_minute: OnMinute,
+    part: str,
 ) -> StreamReport:
     async with opening as exchange:
         return await stream_into_database(
@@ -191,6 +193,7 @@ async def _stream(
             spool=Spool.of(settings, exchange.market),
             metrics_port=settings.metrics_port,
             on_minute=on_minute,
+            part=part,
         )
 
 
