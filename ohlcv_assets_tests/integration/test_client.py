@@ -1,22 +1,16 @@
 """Promises of the client: exactly the stored bars of [start, end), labelled as asked, from either store."""
 
-import os
-import subprocess
-import sys
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import polars as pl
-import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ohlcv_assets import OhlcvClient
-from ohlcv_assets.bars import VALUES, Channel
+from ohlcv_assets.bars import VALUES
 from ohlcv_assets.client import READABLE
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import (
@@ -24,71 +18,16 @@ from ohlcv_assets.errors import (
     DayMissing,
     NaiveTime,
     NoBars,
-    Refused,
     ReversedInterval,
     UnknownMarket,
     UnknownSymbol,
     UsageError,
 )
-from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
-from ohlcv_assets.settings import Settings
+from ohlcv_assets.instruments import Market, load_universe
 from ohlcv_assets.storage.lake import Lake, Signature
-from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, from_ms, iso, parse_time
-from ohlcv_assets_tests.builders import bars, corrupted
-
-BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
-FIRST_DAY, LAST_DAY = date(2025, 6, 1), date(2025, 6, 2)
-NOON_MS = parse_time("2025-06-01T12:00Z")
-#: The exchange halted for five minutes: these bars are in no store.
-HALT = Interval(NOON_MS, NOON_MS + 5 * MINUTE_MS)
-_START_MS = parse_time("2025-06-01")
-
-
-@pytest.fixture(scope="module")
-def truth():
-    """Two days of two futures symbols, less a halt."""
-    return bars((BTC, ETH), minutes=2 * 1_440).filter(~pl.col("timestamp").is_in(list(HALT.minutes)))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, truth):
-    """Settings with a universe of three symbols, and a lake that holds the two days of futures."""
-    home = tmp_path_factory.mktemp("client")
-    symbols = {Market.SPOT: ["BTC/USDT"], Market.FUTURES: [BTC, ETH, "SOL/USDT:USDT"]}
-    universe = Universe.of("v1.0", symbols)
-    release_universe(universe, home / "universes")
-    place = Settings(
-        home=home, universe="v1.0", universes=home / "universes", lake=str(home / "lake"), region="tokyo"
-    )
-    lake, signature = Lake(place.lake_url), Signature.daily(Market.FUTURES, universe)
-    for day in (FIRST_DAY, LAST_DAY):
-        whole_day = Interval.of_day(day)
-        lake.write_day(signature, day, truth.filter(pl.col("timestamp").is_in(list(whole_day.minutes))))
-    return place
-
-
-@pytest.fixture(scope="module")
-def client(place):
-    """A client of the lake."""
-    return OhlcvClient(place)
-
-
-@pytest.fixture
-def streamed(place, database, database_url, truth):
-    """A client of a database that holds the first hour of the same bars."""
-    database.record(
-        truth.filter(pl.col("timestamp") < _START_MS + 60 * MINUTE_MS), channel=Channel.WEBSOCKET, run_id="a"
-    )
-    with OhlcvClient(
-        place.model_copy(update={"database_url": Settings(database_url=database_url).database_url})
-    ) as opened:
-        yield opened
-
-
-def expected(truth, symbols, interval):
-    """What the stores hold of these symbols in the interval, by brute force."""
-    inside = [timestamp_ms in interval for timestamp_ms in truth["timestamp"]]
-    return truth.filter(pl.Series(inside) & pl.col("symbol").is_in(symbols)).sort("symbol", "timestamp")
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, from_ms, iso
+from ohlcv_assets_tests.builders import bars
+from ohlcv_assets_tests.integration.conftest import BTC, DAYS, ETH, HALT, START_MS, expected
 
 
 @given(
@@ -101,7 +40,7 @@ def expected(truth, symbols, interval):
 @hypothesis_settings(max_examples=40)
 def test_exactly_the_bars_of_the_interval_are_read(client, truth, symbols, offset_ms, length_ms):
     """A stored bar is in the answer if and only if its start lies in [start, end), bit for bit, sorted, once."""
-    interval = Interval(_START_MS + offset_ms, min(_START_MS + offset_ms + length_ms, _START_MS + 2 * DAY_MS))
+    interval = Interval(START_MS + offset_ms, min(START_MS + offset_ms + length_ms, START_MS + 2 * DAY_MS))
     stored = expected(truth, symbols, interval)
     if stored.is_empty():
         with pytest.raises(NoBars):
@@ -177,7 +116,7 @@ def test_a_naive_time_is_refused(client, naive):
 
 def test_what_is_no_time_is_refused(client):
     """A date object or a number is no moment, and the error shows one."""
-    for start in (FIRST_DAY, 1_748_736_000_000):
+    for start in (DAYS[0], 1_748_736_000_000):
         with pytest.raises(UsageError, match="tz-aware"):
             client.read(BTC, start, "2025-06-02", market="futures")
 
@@ -267,7 +206,7 @@ def test_no_damaged_value_is_ever_read(place, tmp_path):
     universe = load_universe("v1.0", place.universes)
     damaged = place.model_copy(update={"lake": str(tmp_path)})
     whole = bars((BTC, ETH, "SOL/USDT:USDT"))
-    written = Lake(damaged.lake_url).write_day(Signature.daily(Market.FUTURES, universe), FIRST_DAY, whole)
+    written = Lake(damaged.lake_url).write_day(Signature.daily(Market.FUTURES, universe), DAYS[0], whole)
     path, named = Path(written.location), 0
     content = path.read_bytes()
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
@@ -291,131 +230,3 @@ def test_a_day_is_known_from_when_it_was_written(client):
     assert read.equals(client.read(**asked))
     with pytest.raises(NoBars, match="known"):
         client.read(**asked, as_of="2025-06-02")
-
-
-def test_both_stores_give_the_same_answer(client, streamed):
-    """The same bars, read from the lake and from the database, are equal frames."""
-    asked = {"symbols": [BTC, ETH], "start": "2025-06-01T00:10Z", "end": "2025-06-01T00:50Z", "market": "futures"}
-    daily, live = client.read(**asked), streamed.read(**asked, source="streamed")
-    assert daily.height == 2 * 40
-    assert daily.equals(live)
-    assert daily.schema == live.schema
-
-
-def test_the_past_is_read_as_it_was_known(streamed, database, truth):
-    """A revision changes what is read from then on, and not what was known before; before the first bar: nothing."""
-    asked = {
-        "symbols": BTC,
-        "start": "2025-06-01",
-        "end": "2025-06-01T00:05Z",
-        "market": "futures",
-        "source": "streamed",
-    }
-    before = streamed.read(**asked)
-    between = utc_now()
-    first_five = expected(truth, [BTC], Interval(_START_MS, _START_MS + 5 * MINUTE_MS))
-    higher = first_five["high"][2] + 0.01
-    database.record(corrupted(first_five, 2, "high", higher), channel=Channel.REST, run_id="b", reason="repair")
-    assert streamed.read(**asked)["high"][2] == higher
-    assert streamed.read(**asked, as_of=between).equals(before)
-    assert streamed.read(**asked, as_of=utc_now())["high"][2] == higher
-    with pytest.raises(NoBars, match="known at"):
-        streamed.read(**asked, as_of="2025-06-01T00:30Z")
-
-
-def test_nothing_streamed_is_one_clear_error(streamed):
-    """An hour that was never streamed is an error that names the source, the symbol and the interval."""
-    with pytest.raises(NoBars, match=r"no streamed bar of BTC/USDT:USDT in \[2025-06-01T06:00Z, 2025-06-01T07:00Z\)"):
-        streamed.read(BTC, "2025-06-01T06:00Z", "2025-06-01T07:00Z", market="futures", source="streamed")
-
-
-def test_a_closed_client_can_be_used_again(streamed):
-    """Closing ends the connection, and the next read opens another."""
-    asked = {
-        "symbols": BTC,
-        "start": "2025-06-01",
-        "end": "2025-06-01T00:05Z",
-        "market": "futures",
-        "source": "streamed",
-    }
-    before = streamed.read(**asked)
-    streamed.close()
-    streamed.close()
-    assert streamed.read(**asked).equals(before)
-
-
-def test_a_reader_needs_no_right_to_write(place, streamed, database_url):
-    """A user who may only read gets the bars: the client changes nothing in a database that somebody else runs."""
-    name = f"only_reads_{os.getpid()}"
-    url = make_conninfo(database_url, user=name, password="only-here")  # noqa: S106
-    address = conninfo_to_dict(url)
-    reader_url = "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**address)
-    create = sql.SQL("create role {} login password 'only-here' in role ohlcv_reader").format(sql.Identifier(name))
-    asked = {
-        "symbols": BTC,
-        "start": "2025-06-01",
-        "end": "2025-06-01T00:05Z",
-        "market": "futures",
-        "source": "streamed",
-    }
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(create)
-        try:
-            reader = place.model_copy(update={"database_url": Settings(database_url=reader_url).database_url})
-            with OhlcvClient(reader) as opened:
-                assert opened.read(**asked).equals(streamed.read(**asked))
-        finally:
-            connection.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
-
-
-def test_a_reader_makes_no_tables(place, database_url):
-    """In a database of somebody else's that has no bars yet the client says so, and leaves it as it is."""
-    name = f"empty_{os.getpid()}"
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        try:
-            url = database_url.rsplit("/", 1)[0] + f"/{name}"
-            empty = place.model_copy(update={"database_url": Settings(database_url=url).database_url})
-            with OhlcvClient(empty) as opened, pytest.raises(Refused):
-                opened.read(BTC, "2025-06-01", "2025-06-02", market="futures", source="streamed")
-            with psycopg.connect(url) as inside:
-                assert inside.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
-        finally:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-
-
-def _run(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
-    )
-    return done.stdout
-
-
-def test_the_lake_alone_is_enough(place):
-    """Reading the lake in a fresh process loads no database driver, no Dagster, no ccxt and no Great Expectations."""
-    code = f"""
-import sys
-from ohlcv_assets import OhlcvClient
-bars = OhlcvClient().read({BTC!r}, "2025-06-01", "2025-06-02", market="futures")
-heavy = {{"dagster", "ccxt", "great_expectations", "psycopg", "adbc_driver_postgresql", "pyarrow", "pandas"}}
-print(bars.height, sorted(heavy & set(sys.modules)))
-"""
-    environment = {
-        "OHLCV_HOME": str(place.home),
-        "OHLCV_LAKE": str(place.lake),
-        "OHLCV_REGION": place.region,
-        "OHLCV_UNIVERSE": place.universe,
-        "OHLCV_UNIVERSES": str(place.universes),
-    }
-    assert _run(code, **environment).split("\n")[0] == "1435 []"
-
-
-def test_the_package_itself_is_light():
-    """`import ohlcv_assets` loads neither polars nor the client; the client comes when it is asked for."""
-    code = """
-import sys, ohlcv_assets
-light = not {"polars", "pydantic", "ohlcv_assets.client"} & set(sys.modules)
-from ohlcv_assets import OhlcvClient
-print(light, OhlcvClient.__module__, hasattr(ohlcv_assets, "no_such_name"))
-"""
-    assert _run(code).strip() == "True ohlcv_assets.client.reader False"
