@@ -68,7 +68,9 @@ def _unfinished(rows: pl.DataFrame, random: np.random.Generator) -> pl.DataFrame
     part = pl.Series("part", random.uniform(0.2, 0.8, rows.height))
     early = [(pl.col(name) * part).alias(name) for name in _AMOUNTS]
     inside = pl.max_horizontal("open", "close")
-    return rows.with_columns(*early, high=inside, low=pl.min_horizontal("open", "close"), trade_count=pl.lit(1, pl.Int64))
+    return rows.with_columns(
+        *early, high=inside, low=pl.min_horizontal("open", "close"), trade_count=pl.lit(1, pl.Int64)
+    )
 
 
 def _shifted(rows: pl.DataFrame, _: np.random.Generator) -> pl.DataFrame:
