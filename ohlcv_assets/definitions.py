@@ -17,6 +17,7 @@ from ohlcv_assets.orchestration.assets import build_capture_assets
 from ohlcv_assets.orchestration.backfill_db import build_backfill_job, build_backfilled_bars
 from ohlcv_assets.orchestration.history import build_history, build_history_job
 from ohlcv_assets.orchestration.jobs import build_jobs, repair_jobs
+from ohlcv_assets.orchestration.ledger import build_ledger
 from ohlcv_assets.orchestration.preview import silence_preview_warnings
 from ohlcv_assets.orchestration.qa import build_qa_assets
 from ohlcv_assets.orchestration.repair_sensor import build_repair_sensor
@@ -46,6 +47,7 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
                 *build_capture_assets(settings, market),
                 *build_repair_assets(settings, market),
                 *build_qa_assets(settings, market),
+                build_ledger(settings, market),
                 build_backfilled_bars(settings, market),
                 build_history(settings, market),
             )

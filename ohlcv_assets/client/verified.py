@@ -23,6 +23,7 @@ from ohlcv_assets.errors import CorruptFile, NotVerified, ObjectMissing, UsageEr
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET
 from ohlcv_assets.storage.lake import Lake
+from ohlcv_assets.storage.signature import ledger_key
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, iso
 
 if TYPE_CHECKING:
@@ -115,11 +116,6 @@ class LedgerReader:
         whole = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS)
         said = self.quality().ledger(self.market, whole, as_of=as_of).select(list(RANGES))
         return [_clipped(said, Interval.of_day(day)) for day in days]
-
-
-def ledger_key(market: Market, universe: Universe, day: date) -> str:
-    """Where the lake holds the newest ledger of a UTC day."""
-    return f"qa/ledger/{market}/{universe.path_form}/date={day.isoformat()}/ledger.parquet"
 
 
 def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = ("state",)) -> pl.DataFrame:

@@ -39,6 +39,7 @@ def build_jobs(settings: Settings, market: Market) -> MarketJobs:
     """The jobs `<market>_stream_hour`, `_recent`, `_day`, `_day_qa`, `_recent_repair` and `_day_repair`."""
     names = ("streamed_bars", "recent_bars", "recent_qa", "daily_bars", "daily_qa")
     streamed, recent, recent_qa, daily, qa = (asset_key(settings, market, name) for name in names)
+    book = asset_key(settings, market, "ledger")
     recent_repair, day_repair = (asset_key(settings, market, name) for name in ("recent_repair", "daily_repair"))
     tags = {"ohlcv/market": market.value}
     return MarketJobs(
@@ -58,15 +59,16 @@ def build_jobs(settings: Settings, market: Market) -> MarketJobs:
         ),
         day=dg.define_asset_job(
             f"{market}_day",
-            dg.AssetSelection.assets(daily, qa),
-            description=f"Downloads one UTC day of {market} by REST into the lake, then compares it with what was streamed.",
+            dg.AssetSelection.assets(daily, qa, book),
+            description=f"Downloads one UTC day of {market} by REST into the lake, compares it with what was streamed, and "
+            "keeps the ledger.",
             executor_def=_EXECUTOR,
             tags=tags,
         ),
         day_qa=dg.define_asset_job(
             f"{market}_day_qa",
-            dg.AssetSelection.assets(qa),
-            description=f"Compares one UTC day of {market}, streamed and fetched, bar for bar, again.",
+            dg.AssetSelection.assets(qa, book),
+            description=f"Compares one UTC day of {market}, streamed and fetched, bar for bar, again; so does the ledger.",
             executor_def=_EXECUTOR,
             tags=tags,
         ),
@@ -79,7 +81,7 @@ def build_jobs(settings: Settings, market: Market) -> MarketJobs:
         ),
         day_repair=dg.define_asset_job(
             f"{market}_day_repair",
-            dg.AssetSelection.assets(day_repair, qa),
+            dg.AssetSelection.assets(day_repair, qa, book),
             description=f"Fetches what differs in a day of {market} a third time, repairs what this decides, compares again.",
             executor_def=_EXECUTOR,
             tags=tags,

@@ -68,3 +68,8 @@ class Signature:
     def folder(self, day: date) -> str:
         """The folder of a UTC day: its bars, what is absent from them, and what was replaced."""
         return f"{self.path}/date={day.isoformat()}"
+
+
+def ledger_key(market: Market, universe: Universe, day: date) -> str:
+    """Where the lake holds the newest ledger of a UTC day."""
+    return f"qa/ledger/{market}/{universe.path_form}/date={day.isoformat()}/ledger.parquet"
