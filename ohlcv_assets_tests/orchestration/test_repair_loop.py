@@ -62,6 +62,12 @@ def watch(deployment: Deployment) -> Watch:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause before another attempt: what is not asked for again is so for another reason."""
+    monkeypatch.setattr(repair_sensor, "_PAUSES_S", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
 def database(deployment: Deployment) -> Iterator[Database]:
     assert deployment.settings.database_url is not None
     with Database(deployment.settings.database_url.get_secret_value()) as opened:
@@ -190,6 +196,7 @@ def test_a_wrong_lake_gets_a_new_version(
     assert wrong["close"].to_list() == [bar["close"] * 1.5]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_nobody_can_decide_stays_red_is_listed_and_is_not_asked_for_again(
     deployment: Deployment, watch: Watch, database: Database
 ) -> None:
@@ -211,6 +218,7 @@ def test_what_nobody_can_decide_stays_red_is_listed_and_is_not_asked_for_again(
     assert watch.tick() == []
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_new_difference_is_asked_for_although_an_old_one_is_undecided(
     deployment: Deployment, watch: Watch, database: Database
 ) -> None:
@@ -298,6 +306,7 @@ class TestAnExchangeThatRestatesItsBars:
         held = database.read(Market.SPOT, hour).select(*KEY, *VALUES)
         assert held.equals(settled.select(*KEY, *VALUES).sort("symbol", "timestamp"))
 
+    @pytest.mark.usefixtures("impatient")
     def test_a_restated_day_is_one_finding_for_a_person_and_no_storm(
         self, deployment: Deployment, watch: Watch, database: Database
     ) -> None:

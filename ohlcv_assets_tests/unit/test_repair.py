@@ -76,6 +76,15 @@ def test_every_bar_in_doubt_gets_one_decision_or_two_for_both_sides(streamed, fe
     )
 
 
+@given(captures(), captures(), captures())
+def test_what_one_side_and_the_third_capture_say_alike_is_never_undecided(streamed, fetched, third) -> None:
+    """Only a bar that the third capture lacks, has twice, or has otherwise than both sides is left to a person."""
+    decisions = decide(match(streamed, fetched).differences, streamed, fetched, third)
+    for key in _keys(decisions.filter(pl.col("decision") == Decision.UNDECIDED)):
+        said = _values(third, key)
+        assert len(said) != 1 or said not in (_values(streamed, key), _values(fetched, key))
+
+
 @given(captures(), captures(), captures(), st.integers(0, 9))
 def test_the_order_of_rows_decides_nothing(streamed, fetched, third, seed) -> None:
     """The same captures give the same decisions, to the byte, in whatever order their rows stand."""
@@ -114,6 +123,7 @@ def test_the_side_that_the_third_capture_contradicts_was_wrong(streamed, fetched
     (row,) = decide(differences.head(1), streamed, fetched, third).iter_rows(named=True)
     assert row["decision"] == decision
     assert row["side"] == decision.side
+    assert ("the third capture has no such bar" in row["reason"]) == (third is _LACKS)
 
 
 def test_a_bar_that_both_lack_needs_two_more_captures() -> None:
