@@ -82,7 +82,7 @@ class Known:
 
     Attributes:
         not_listed: code of `not_listed_yet` or `delisted`, 0 where it was listed or nobody says.
-        by_universe: whether the universe says so, and not only the day's download.
+        by_universe: whether the universe says so, and not only the day's download; the minute of a settlement is left out.
         absent: code of the cause that the day's download gave, 0 where it found the bar or nobody says.
         proof: number of the text in `texts` that proves `not_listed` or `absent`.
         connected_s: how many seconds of the minute a stream of ours was connected; NaN where the log is silent.
@@ -225,7 +225,9 @@ def _by_universe(
         text = json.dumps({"listed": [str(span) for span in times.spans], "source": times.source}, ensure_ascii=False)
         not_listed[here] = np.where(before, _NOT_LISTED[0], np.where(listed, not_listed[here], _NOT_LISTED[1]))
         proof[here] = np.where(listed, proof[here], texts.setdefault(text, len(texts)))
-        found[here] = ~listed
+        # The minute of a settlement can have volume: that is no sign of a wrong time.
+        settled = [span.until_ms for span in times.spans if span.until_ms is not None]
+        found[here] = ~listed & ~np.isin(grid.starts_ms, [until_ms + -until_ms % MINUTE_MS for until_ms in settled])
     return found
 
 

@@ -193,6 +193,15 @@ def test_a_bar_that_is_there_is_confirmed_whatever_the_listing_says_and_a_trade_
     assert made.unlisted_trades.rows() == [("BTC/USDT", _START_MS + minute * MINUTE_MS) for minute in range(3)]
 
 
+def test_the_minute_of_a_settlement_may_have_volume() -> None:
+    """The bar that starts when the listing ends is no sign of a wrong time; one that starts later is."""
+    truth = bars(_SYMBOLS)
+    for until_ms in (_START_MS + 8 * MINUTE_MS, _START_MS + 7 * MINUTE_MS + 1):
+        times = ListingTimes("BTCUSDT", (Span(None, until_ms, "deliveryDate"),))
+        made = ledger(truth, truth, _SYMBOLS, Market.SPOT, _INTERVAL, Evidence(listing={Symbol("BTC/USDT"): times}))
+        assert made.unlisted_trades.rows() == [("BTC/USDT", _START_MS + 9 * MINUTE_MS)]
+
+
 def test_nothing_expected_is_an_empty_ledger() -> None:
     """Without symbols there are no ranges, and the counts are all zero."""
     made = ledger(bars(), bars(), [], Market.FUTURES, _INTERVAL, Evidence())
