@@ -150,5 +150,5 @@ ROWS: tuple[Row, ...] = (
     Row("37", "a damaged byte in a day", "never read as bars", Elsewhere("test_a_damaged_day_is_never_taken_for_bars")),
     Row("38", "hostile symbol names", "they are only symbols", Elsewhere("test_hostile_symbols_are_only_symbols")),
     Row("39", "daemon down for hours", "the missed hours are started late", Elsewhere("test_hours_that_nobody_watched_are_started_late")),
-    Row("40", "both captures equally wrong", "found by a third witness", Later("the exchange's own archive is compared with issue 4")),
+    Row("40", "both captures equally wrong", "a flat block is pointed out; later restatements by the weekly re-check", Elsewhere("test_a_flat_block_in_both_captures_is_pointed_out")),
 )  # fmt: skip

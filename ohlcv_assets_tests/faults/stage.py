@@ -224,9 +224,9 @@ def _observed(exchange: Exchange, watched: Watched) -> Any:
     """The exchange's own `klines`, each question written down."""
     ask = exchange.klines
 
-    async def klines(symbol: Any, interval: Interval) -> Any:
+    async def klines(symbol: Any, interval: Interval, *lane: Any) -> Any:
         watched.asked.append((exchange.clock.now_ms(), str(symbol), interval))
-        return await ask(symbol, interval)
+        return await ask(symbol, interval, *lane)
 
     return klines
 

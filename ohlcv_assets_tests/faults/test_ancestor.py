@@ -185,7 +185,9 @@ def test_12_one_day_is_read_from_that_days_object_alone(place):
 def test_12_no_deployment_is_written_into_the_code():
     """No account, profile, subnet, address or chat stands in the package: settings say them."""
     # A profile's name: the option --aws_profile lets a person say one.
-    forbidden = re.compile(r"aws_profile *= *[\"']|subnet-|chat_id|AKIA[0-9A-Z]{12}|\b(?!127\.0\.0\.1)\d{1,3}(\.\d{1,3}){3}\b")
+    forbidden = re.compile(
+        r"aws_profile *= *[\"']|subnet-|chat_id|AKIA[0-9A-Z]{12}|\b(?!127\.0\.0\.1)\d{1,3}(\.\d{1,3}){3}\b"
+    )
     for source in Path(ohlcv_assets.__file__).parent.rglob("*.py"):
         found = [hit[0] for hit in forbidden.finditer(source.read_text(encoding="utf-8")) if hit[0] != "0.0.0.0"]  # noqa: S104
         assert found == [], source
