@@ -7,6 +7,7 @@ any command's body.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ohlcv_assets.cli.download_bulk import download_bulk
 from ohlcv_assets.cli.ledger import ledger
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.qa import app as qa
+from ohlcv_assets.cli.read import read
 from ohlcv_assets.cli.repair import repair
 from ohlcv_assets.cli.replay import replay
 from ohlcv_assets.cli.stream import stream
@@ -36,6 +38,7 @@ _PROGRAM: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     panels.PLATFORM: {"demo": demo, "up": up, "ui": ui, "replay": replay},
     panels.CAPTURE: {"stream": stream, "download-bulk": download_bulk, "backfill-db": backfill_db},
     panels.QUALITY: {"qa": qa, "repair": repair, "ledger": ledger, "verify": verify},
+    panels.READ: {"read": read},
     panels.SET_UP: {"doctor": doctor, "db": database, "universe": universe, "alert": alert},
 }
 
@@ -82,7 +85,11 @@ for _panel, _commands in _PROGRAM.items():
 def main() -> None:
     """Run the program; an error of ours becomes a message on stderr and its exit code."""
     try:
-        app()
+        _run()
+    except BrokenPipeError:
+        # Who reads has what they wanted, as `head` does: that is no error, and nobody hears what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except OhlcvError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
@@ -90,3 +97,15 @@ def main() -> None:
         # A folder that may not be written, a disk that is full: the machine said no.
         print(f"error: {error}\n  try: set OHLCV_HOME to a folder that you can write, with room", file=sys.stderr)
         raise SystemExit(OhlcvError.exit_code) from error
+
+
+def _run() -> None:
+    """The program; whatever it has printed is out, or `BrokenPipeError` is raised."""
+    try:
+        app()
+    except SystemExit as ended:
+        # typer makes its own exit of it.
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        sys.stdout.flush()
+        raise

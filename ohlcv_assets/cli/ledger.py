@@ -17,9 +17,12 @@ from ohlcv_assets.settings import Settings, settings
 if TYPE_CHECKING:
     from datetime import date
 
+    import polars as pl
+
     from ohlcv_assets.instruments import Market, Universe
     from ohlcv_assets.quality.ledger import Ledger
     from ohlcv_assets.storage.database import Database
+    from ohlcv_assets.storage.lake import Lake
 
 _Now = Annotated[bool, typer.Option("--now", help="Work it out anew from both captures, and store nothing.")]
 
@@ -28,10 +31,10 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class _Answer:
-    """A ledger, and whether it is the stored one."""
+    """A ledger, and whether it is the one on record."""
 
     ledger: Ledger
-    is_stored: bool
+    is_recorded: bool
 
 
 def ledger(
@@ -68,37 +71,46 @@ def ledger(
 
 def _answer(configured: Settings, market: Market, day: date, universe: Universe, *, now: bool) -> _Answer:
     from ohlcv_assets.storage.database import Database
+    from ohlcv_assets.storage.lake import Lake, Signature
 
+    stored = None if now else _recorded(configured, market, day, universe)
+    if stored is not None:
+        return _Answer(stored, is_recorded=True)
+    # What was never downloaded needs no database to say so.
+    lake = Lake(configured.lake_url)
+    fetched = lake.read_day(Signature.daily(market, universe), day)
     with Database.open(configured) as database:
-        stored = None if now else _stored(database, market, day)
-        return _Answer(stored or _worked_out(configured, database, market, day, universe), stored is not None)
+        return _Answer(_worked_out(database, lake, fetched, universe, market, day), is_recorded=False)
 
 
-def _stored(database: Database, market: Market, day: date) -> Ledger | None:
-    """The newest ledger of the day that is on record, with the symbols that it speaks of; None where there is none."""
+def _recorded(configured: Settings, market: Market, day: date, universe: Universe) -> Ledger | None:
+    """The newest ledger on record that speaks of the whole day; None where there is none."""
     import polars as pl
 
+    from ohlcv_assets.client import OhlcvClient
     from ohlcv_assets.quality.ledger import Ledger
-    from ohlcv_assets.storage.quality_store import QualityStore
-    from ohlcv_assets.timestamps import Interval
+    from ohlcv_assets.timestamps import DAY_MS, Interval, iso
 
     interval = Interval.of_day(day)
-    ranges = QualityStore(database).ledger(market, interval)
-    if ranges.is_empty():
+    with OhlcvClient(configured.model_copy(update={"universe": universe.version})) as client:
+        told = client.ledger(market, iso(interval.start_ms), iso(interval.end_ms))
+    ranges = told.with_columns(pl.col("start", "end").dt.epoch("ms"))
+    symbols = tuple(ranges["symbol"].unique().sort())
+    if ranges.is_empty() or (ranges["end"] - ranges["start"]).sum() < len(symbols) * DAY_MS:
         return None
-    # What is on record are ranges: the trades outside of a listing were told when they were found.
+    # What is on record are ranges: trades outside of a listing were told when they were found.
     untold = pl.DataFrame(schema={"symbol": pl.String, "timestamp": pl.Int64})
-    return Ledger(market, interval, tuple(ranges["symbol"].unique().sort()), ranges, untold)
+    return Ledger(market, interval, symbols, ranges, untold)
 
 
-def _worked_out(configured: Settings, database: Database, market: Market, day: date, universe: Universe) -> Ledger:
+def _worked_out(
+    database: Database, lake: Lake, fetched: pl.DataFrame, universe: Universe, market: Market, day: date
+) -> Ledger:
     from ohlcv_assets.quality.evidence import evidence_of_day
     from ohlcv_assets.quality.ledger import ledger
-    from ohlcv_assets.storage.lake import Lake, Signature
     from ohlcv_assets.timestamps import Interval
 
-    interval, lake, symbols = Interval.of_day(day), Lake(configured.lake_url), universe.symbols[market]
-    fetched = lake.read_day(Signature.daily(market, universe), day)
+    interval, symbols = Interval.of_day(day), universe.symbols[market]
     streamed = database.read(market, interval, symbols=symbols)
     evidence = evidence_of_day(database, lake, universe, market, day)
     return ledger(streamed, fetched, symbols, market, interval, evidence)
@@ -112,7 +124,7 @@ def _tell(answer: _Answer) -> None:
         {
             "market": found.market,
             "interval": str(found.interval),
-            "is_recorded": answer.is_stored,
+            "is_recorded": answer.is_recorded,
             "symbols": len(found.symbols),
             "bars_expected": found.expected,
             "bars_unexplained": found.unexplained(),
@@ -141,7 +153,7 @@ def _show(answer: _Answer) -> None:
     from ohlcv_assets.cli.universe_tables import show_table
 
     found = answer.ledger
-    origin = "as recorded last" if answer.is_stored else "worked out now, not recorded"
+    origin = "as recorded last" if answer.is_recorded else "worked out now, not recorded"
     print(f"{found.market} {found.interval}, {len(found.symbols)} symbols, {origin}")
     counts = [
         (state.value, f"{bars:,}", _share(bars, found.expected)) for state, bars in found.counts().items() if bars

@@ -31,11 +31,15 @@ def up(port: int = typer.Option(3000, help="Port of the UI; 0 chooses a free one
 
 
 def ui(port: int = typer.Option(3000, help="Port of the UI; 0 chooses a free one.")) -> None:
-    """Open the UI over what `ohlcv demo` left."""
-    from ohlcv_assets.platform.demo import reopened_settings
+    """Open the UI over what `ohlcv demo` left, with its PostgreSQL and its exchange, until Ctrl-C.
+
+    Another shell sees the same stores and exchange after `. .ohlcv/demo/env.sh`.
+    """
+    from ohlcv_assets.platform.demo_home import reopened_exchange, reopened_settings
     from ohlcv_assets.platform.up import show_ui
 
-    show_ui(reopened_settings(read_settings().home / _DEMO_HOME), Console(), ui_port=port)
+    home = read_settings().home / _DEMO_HOME
+    show_ui(reopened_settings(home), Console(), ui_port=port, exchange=reopened_exchange(home))
 
 
 def demo(
