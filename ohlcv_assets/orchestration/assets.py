@@ -9,7 +9,7 @@ Annotations are not postponed in this module: Dagster reads them when an asset i
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing
 from datetime import timedelta
 from functools import partial
@@ -38,6 +38,7 @@ from ohlcv_assets.orchestration.partitions import (
     recent_partitions,
     selected_keys,
 )
+from ohlcv_assets.orchestration.ranges import Outcomes
 from ohlcv_assets.orchestration.resources import DatabaseResource, ExchangeResource, LakeResource, UniverseResource
 from ohlcv_assets.quality.completeness import missing_ranges
 from ohlcv_assets.quality.recent import RecentBars, due_windows
@@ -154,12 +155,14 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
         exchange: ExchangeResource,
         lake: LakeResource,
         universe: UniverseResource,
-    ) -> None:
-        keys = selected_keys(context)
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
+        keys, outcomes = selected_keys(context), Outcomes(context)
         with failures():
             released = universe.load()
             download = partial(_download, exchange.open(market), lake.open(), market, released)
-            asyncio.run(download(keys, config, context))
+            asyncio.run(download(keys, config, outcomes))
+        yield from outcomes.materializations()
+        outcomes.insist()
 
     return daily_bars
 
@@ -235,16 +238,16 @@ async def _download(
     universe: Universe,
     keys: list[str],
     config: DailyBarsConfig,
-    context: dg.AssetExecutionContext,
+    outcomes: Outcomes,
 ) -> None:
     store = partial(download_day, replace=config.replace, universe_hash=universe.content_hash)
     async with opening as exchange:
-        for key in keys:
+        for key in outcomes.trying(keys):
             started_s = time.monotonic()
-            symbols = universe.listed_in(market, Interval.of_day(day_of(key)))
-            download = await store(exchange, lake, Signature.daily(market, universe), symbols, day_of(key))
-            facts = {**_of_download(download, len(symbols)), "taken_s": time.monotonic() - started_s}
-            context.add_asset_metadata(facts, partition_key=key)
+            with outcomes.of(key) as facts:
+                symbols = universe.listed_in(market, Interval.of_day(day_of(key)))
+                download = await store(exchange, lake, Signature.daily(market, universe), symbols, day_of(key))
+                facts |= {**_of_download(download, len(symbols)), "taken_s": time.monotonic() - started_s}
 
 
 def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> OnMinute:

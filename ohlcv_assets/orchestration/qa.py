@@ -28,6 +28,7 @@ from ohlcv_assets.orchestration.partitions import (
     selected_keys,
 )
 from ohlcv_assets.orchestration.preview import outputs_of_checks
+from ohlcv_assets.orchestration.ranges import Outcomes
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
 from ohlcv_assets.quality.causes import Evidence
 from ohlcv_assets.quality.evidence import evidence_of_day
@@ -144,21 +145,24 @@ def _build(
         database: DatabaseResource,
         lake: LakeResource,
         universe: UniverseResource,
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
         # What was found, and not the bars: a run over a month would hold all of them at once.
         found: dict[str, list[checks.Outcome]] = {}
+        outcomes = Outcomes(context)
         with failures(), closing(database.open()) as store:
             stores = _Stores(store, lake.open(), universe.load())
-            for partition in selected_keys(context):
+            for partition in outcomes.trying(selected_keys(context)):
                 started_s = time.monotonic()
-                evidence, stored = _look(settings, market, name, stores, judge(stores, partition), context.run.run_id)
-                found[partition] = checks.outcomes(evidence)
-                facts = {**_facts(evidence, stored), "taken_s": time.monotonic() - started_s}
-                context.add_asset_metadata(facts, partition_key=partition)
+                with outcomes.of(partition) as facts:
+                    judged = judge(stores, partition)
+                    evidence, stored = _look(settings, market, name, stores, judged, context.run.run_id)
+                    found[partition] = checks.outcomes(evidence)
+                    facts |= {**_facts(evidence, stored), "taken_s": time.monotonic() - started_s}
         # The materialization has to be stored before a check can refer to it.
-        yield dg.MaterializeResult()
-        for partition, outcomes in found.items():
-            yield from checks.evaluations(context, specs, partition, outcomes)
+        yield from outcomes.materializations()
+        for partition, each in found.items():
+            yield from checks.evaluations(context, specs, partition, each)
+        outcomes.insist()
         yield from outputs_of_checks(specs)
 
     return qa
