@@ -29,6 +29,7 @@ from rich.console import Console
 from ohlcv_assets.errors import Refused
 from ohlcv_assets.instruments import Market, Universe, release_universe
 from ohlcv_assets.platform.dagster_api import Run
+from ohlcv_assets.platform.demo_home import remember
 from ohlcv_assets.platform.demo_table import DemoResult, MarketResult
 from ohlcv_assets.platform.processes import free_port
 from ohlcv_assets.platform.servers import Platform
@@ -42,7 +43,8 @@ UNIVERSE = "v0.1"
 #: however fast the exchange's clock runs.
 _LEAD_WALL_S = 15
 _RUN_S = 300.0
-_SETTINGS = "settings.json"
+#: How long after the day's end the exchange's clock starts when only the UI is opened: by then a whole day can be asked for.
+_AFTERWARDS_MS = HOUR_MS // 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class DemoOptions:
             str(port),
         ]
         if self.data:
-            return [*command, "--data", str(self.data), "--market", str(self.markets[0])]
+            return [*command, "--data", str(self.data.absolute()), "--market", str(self.markets[0])]
         generated = ["--generate", "--symbols", str(self.symbols), "--days", "2", "--seed", str(self.seed)]
         return [*command, *generated, "--first-day", self.day.isoformat()]
 
@@ -110,6 +112,10 @@ def demo_settings(home: Path, options: DemoOptions, exchange_url: str) -> Settin
     )
 
 
+def _day_over_ms(options: DemoOptions) -> int:
+    return Interval.of_day(options.day).end_ms + _AFTERWARDS_MS
+
+
 @dataclass
 class Demo:
     """One demo, step by step; `run` does it all."""
@@ -125,7 +131,7 @@ class Demo:
         settings = demo_settings(self.home, self.options, exchange_url)
         with self._alone(), Platform(settings) as platform:
             self.home.mkdir(parents=True)
-            (self.home / _SETTINGS).write_text(settings.model_dump_json(indent=2))
+            remember(self.home, settings, self._exchange_command(exchange_url, _day_over_ms(self.options)))
             self._start(platform, exchange_url)
             runs = self._stream_and_backfill(platform)
             runs |= self._download_and_compare(platform)
@@ -156,6 +162,9 @@ class Demo:
         self.seconds[name] = time.monotonic() - started_s
         self.console.print(f"  [green]✓[/green] {name:52} [dim]{self.seconds[name]:6.1f} s[/dim]", highlight=False)
 
+    def _exchange_command(self, exchange_url: str, start_ms: int) -> list[str]:
+        return self.options.replay_command(start_ms, int(exchange_url.rpartition(":")[2]))
+
     def _start(self, platform: Platform, exchange_url: str) -> None:
         with self._step("start PostgreSQL"):
             platform.start_postgres()
@@ -163,9 +172,7 @@ class Demo:
             start_ms = (
                 Interval.of_day(self.options.day).end_ms - HOUR_MS - int(_LEAD_WALL_S * self.options.speed * 1000)
             )
-            replay = platform.start(
-                "replay-exchange", self.options.replay_command(start_ms, int(exchange_url.rpartition(":")[2]))
-            )
+            replay = platform.start("replay-exchange", self._exchange_command(exchange_url, start_ms))
             platform.start_dagster()
             replay.wait_until(lambda: _answers(exchange_url), timeout_s=60)
             universe = _listed(exchange_url, self.options.markets)
@@ -299,15 +306,3 @@ def _named_bars(check: dict[str, object]) -> set[tuple[str, str]]:
     records = table["records"] if isinstance(table, dict) else []
     rows = [json.loads(record) if isinstance(record, str) else record for record in records]
     return {(row["symbol"], row["timestamp"]) for row in rows}
-
-
-def reopened_settings(home: Path) -> Settings:
-    """The settings that the demo under `home` ran with, so that its UI shows the same assets.
-
-    Raises:
-        Refused: no demo ran there.
-    """
-    remembered = home / _SETTINGS
-    if not remembered.is_file():
-        raise Refused(f"no demo ran under {home} yet", hint="make demo")
-    return Settings.model_validate_json(remembered.read_text())

@@ -47,16 +47,23 @@ def run_until_stopped(settings: Settings, console: Console, *, ui_port: int) -> 
         console.print("stopping: running streams write what they hold")
 
 
-def show_ui(settings: Settings, console: Console, *, ui_port: int) -> None:
-    """Start PostgreSQL, the code location and the webserver over a home that is there already; wait.
+def show_ui(settings: Settings, console: Console, *, ui_port: int, exchange: list[str]) -> None:
+    """Start PostgreSQL, the exchange, the code location and the webserver over a home that is there already; wait.
+
+    Args:
+        settings: of the deployment.
+        console: for people.
+        ui_port: 0 chooses a free one.
+        exchange: the command of its replay exchange, so that what is launched in the UI has somebody to ask.
 
     Raises:
-        Refused: there is nothing under that home yet.
+        Refused: there is nothing under that home yet, or a server ended by itself.
     """
     if not (settings.home / "dagster").is_dir():
         raise Refused(f"there is no platform under {settings.home} yet", hint="make demo, or make up")
     with _alone(settings, "the UI or a demo"), Platform(settings, ui_port) as platform:
         platform.start_postgres()
+        platform.start("replay-exchange", exchange)
         # With the daemon, so that what is launched in the UI runs; sensors and schedules stay off.
         platform.start_dagster()
         console.print(f"[bold]UI: {platform.ui_url}[/bold]   Ctrl-C stops it", highlight=False)

@@ -18,7 +18,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from ohlcv_assets.bars import KEY, VALUES
 from ohlcv_assets.instruments import Market, load_universe
 from ohlcv_assets.orchestration.checks import CHECKS
-from ohlcv_assets.platform.demo import UNIVERSE, reopened_settings
+from ohlcv_assets.platform.demo import UNIVERSE
+from ohlcv_assets.platform.demo_home import reopened_settings
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.storage.local_postgres import LocalPostgres, bars_url
