@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-repair bench-download lint lock clean
+.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-qa-day bench-repair bench-download lint lock clean
 
 help:             ## This list
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,9 @@ soak: $(VENV)/ready   ## Six replayed hours through the platform while things br
 
 bench-stream: $(VENV)/ready ## 400 symbols a market live for ten minutes (MINUTES=10): latency, CPU, memory
 	@$(BIN)/python -m benchmarks.stream_400 $(if $(MINUTES),--minutes "$(MINUTES)")
+
+bench-qa-day: $(VENV)/ready ## The daily QA of 400 symbols end to end, over real stores
+	@$(BIN)/python -m benchmarks.qa_day
 
 bench-qa: $(VENV)/ready ## A day of 500 symbols compared, step by step, and row by row as it was done before
 	@$(BIN)/python -m benchmarks.qa

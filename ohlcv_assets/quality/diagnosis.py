@@ -68,10 +68,10 @@ def diagnose(verdict: Verdict) -> pl.DataFrame:
 
     Bars that neither side has are missing; bars that are equal on both sides, but unsound, are unsound.
     """
-    streamed, fetched = (side.select(*KEY, *VALUES) for side in (verdict.streamed, verdict.fetched))
     bad = _not_right(verdict)
     if bad.is_empty():
         return pl.DataFrame(schema=DIAGNOSIS_SCHEMA)
+    streamed, fetched = (_near(side.select(*KEY, *VALUES), bad) for side in (verdict.streamed, verdict.fetched))
     found = [
         (Kind.NO_KEY, bad.filter(pl.any_horizontal(pl.col(_IDENTITY).is_null()))),
         (Kind.WRONG_UNIT, bad.filter(~pl.col("timestamp").is_between(EARLIEST_MS, LATEST_MS))),
@@ -108,6 +108,13 @@ def _not_right(verdict: Verdict) -> pl.DataFrame:
     """The key of every bar that differs, is duplicate or missing on a side or on both, or is unsound."""
     parts = (verdict.match.differences.select(KEY), _unsound(verdict), verdict.both_lack().select(KEY))
     return pl.concat(parts).unique(maintain_order=True)
+
+
+def _near(side: pl.DataFrame, bad: pl.DataFrame) -> pl.DataFrame:
+    """The bars of the minutes that are not right for some symbol, and of those beside them: nothing else is compared."""
+    at = bad["timestamp"].drop_nulls()
+    minutes = pl.concat([at - MINUTE_MS, at, at + MINUTE_MS]).unique()
+    return side.filter(pl.col("timestamp").is_in(minutes.implode()))
 
 
 def _unsound(verdict: Verdict) -> pl.DataFrame:

@@ -207,8 +207,12 @@ async def test_prometheus_reads_how_the_stream_stands(replay_factory, database, 
     async def scrape(told: asyncio.Event) -> None:
         await told.wait()
         url = f"http://127.0.0.1:{unused_tcp_port}/metrics"
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            texts.append(await answer.text())
+        # Either of the two streams may have the port: its first minute may be told a little later.
+        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+            while not texts or 'ohlcv_bars_present{market="spot"} 0' in texts[0]:
+                async with session.get(url) as answer:
+                    texts[:] = [await answer.text()]
+                await asyncio.sleep(0.05)
 
     async def stream(exchange, told: asyncio.Event | None = None):
         return await stream_into_database(
