@@ -4,7 +4,7 @@ Lives here: reading the ledger of many days, its states beside the bars, and the
 state comes about (quality/ledger.py). The lake holds the newest ledger of every day; the database holds every version of it.
 
 A minute is verified when its state is confirmed, repaired or halted. One that was not listed was never expected. All others are
-not verified, and so is one of which no ledger speaks.
+not verified, and so is one of which no ledger speaks: also when the day's file was replaced after the ledger was made.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ohlcv_assets.client.question import Question, days_of
-from ohlcv_assets.errors import CorruptFile, NotVerified, ObjectMissing, UsageError
+from ohlcv_assets.errors import CorruptFile, DayMissing, NotVerified, ObjectMissing, UsageError
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET
 from ohlcv_assets.storage.lake import Lake
-from ohlcv_assets.storage.signature import ledger_key
+from ohlcv_assets.storage.signature import SPEAKS_OF, Signature, ledger_key
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, iso
 
 if TYPE_CHECKING:
@@ -97,14 +97,24 @@ class LedgerReader:
         except ObjectMissing:
             return None
         try:
-            return pl.read_parquet(io.BytesIO(content), hive_partitioning=False).select(
-                pl.col(name).cast(dtype) for name, dtype in RANGES.items()
-            )
+            spoken_of = pl.read_parquet_metadata(io.BytesIO(content)).get(SPEAKS_OF)
+            said = pl.read_parquet(io.BytesIO(content), hive_partitioning=False)
+            ranges = said.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
         except BROKEN_PARQUET as error:
             raise CorruptFile(
                 f"{self.lake.location(key)} is damaged: {str(error).splitlines()[0]}",
                 hint="materialize the ledger of this day again",
             ) from error
+        return ranges if self._is_of_present_content(day, spoken_of) else ranges.clear()
+
+    def _is_of_present_content(self, day: date, spoken_of: str | None) -> bool:
+        """Whether the day still is what the ledger speaks of: of a day that was replaced since it says nothing."""
+        if not spoken_of:
+            return True
+        try:
+            return self.lake.content_hash_of(Signature.daily(self.market, self.universe), day) == spoken_of
+        except DayMissing:
+            return True
 
     def _from_database(self, days: Sequence[date], as_of: datetime | None) -> list[pl.DataFrame]:
         """The same of the database, cut at midnight: it joins what goes on."""

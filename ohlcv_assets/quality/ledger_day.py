@@ -18,7 +18,7 @@ from ohlcv_assets.quality.evidence import evidence_of_day
 from ohlcv_assets.quality.ledger import Ledger, ledger
 from ohlcv_assets.storage.lake import Signature
 from ohlcv_assets.storage.quality_store import QualityStore
-from ohlcv_assets.storage.signature import ledger_key
+from ohlcv_assets.storage.signature import SPEAKS_OF, ledger_key
 from ohlcv_assets.timestamps import Interval, from_ms
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def keep_ledger(database: Database, lake: Lake, universe: Universe, found: Ledge
         run_id=run_id,
     )
     content = io.BytesIO()
-    found.ranges.write_parquet(content, compression="zstd")
     day = from_ms(found.interval.start_ms).date()
+    fetched = _content_hash(lake, Signature.daily(found.market, universe), day)
+    found.ranges.write_parquet(content, compression="zstd", metadata={SPEAKS_OF: fetched})
     return version, lake.put(ledger_key(found.market, universe, day), content.getvalue())
 
 
@@ -71,3 +72,10 @@ def _fetched(lake: Lake, signature: Signature, day: date) -> pl.DataFrame:
         return lake.read_day(signature, day)
     except DayMissing:
         return pl.DataFrame(schema=SCHEMA)
+
+
+def _content_hash(lake: Lake, signature: Signature, day: date) -> str:
+    try:
+        return lake.content_hash_of(signature, day)
+    except DayMissing:
+        return ""

@@ -13,6 +13,8 @@ from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market, Universe
 
 BARS_FILE = "bars.parquet"
+#: Under this name a ledger's file notes which content of the day's bars it speaks of (its content hash, or nothing).
+SPEAKS_OF = "ohlcv.fetched_content_hash"
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,19 @@ import pytest
 from psycopg import sql
 
 from ohlcv_assets import OhlcvClient
-from ohlcv_assets.bars import VALUES
+from ohlcv_assets.bars import VALUES, Channel
 from ohlcv_assets.client import verified
-from ohlcv_assets.client.verified import RANGES, ledger_key
+from ohlcv_assets.client.verified import RANGES
 from ohlcv_assets.errors import CorruptFile, NotVerified, UsageError
 from ohlcv_assets.instruments import Market, load_universe
 from ohlcv_assets.quality.ledger import UNEXPLAINED, VERIFIED, State
+from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
 from ohlcv_assets.storage.lake import Lake
 from ohlcv_assets.storage.quality_store import RANGES_SCHEMA, QualityStore
+from ohlcv_assets.storage.signature import SPEAKS_OF, Signature, ledger_key
 from ohlcv_assets.timestamps import MINUTE_MS, Interval, from_ms
-from ohlcv_assets_tests.integration.conftest import BTC, DAYS, ETH, HALT, START_MS
+from ohlcv_assets_tests.builders import corrupted
+from ohlcv_assets_tests.integration.conftest import BTC, DAYS, ETH, HALT, START_MS, of_day
 
 SOL = "SOL/USDT:USDT"
 ONE_DAY = {"start": "2025-06-01", "end": "2025-06-02", "market": "futures"}
@@ -51,9 +54,9 @@ def tell(place):
     lake, universe = Lake(place.lake_url), load_universe("v1.0", place.universes)
     keys = []
 
-    def put(*rows, day=DAYS[0]):
+    def put(*rows, day=DAYS[0], speaks_of=""):
         content = io.BytesIO()
-        ranges(*rows).write_parquet(content)
+        ranges(*rows).write_parquet(content, metadata={SPEAKS_OF: speaks_of})
         keys.append(ledger_key(Market.FUTURES, universe, day))
         lake.put(keys[-1], content.getvalue())
         return keys[-1]
@@ -127,6 +130,34 @@ def test_a_minute_of_which_no_ledger_speaks_is_not_verified(client, tell):
     ]
     with pytest.raises(NotVerified, match="no_ledger"):
         client.read(BTC, "2025-06-02", "2025-06-03", market="futures", verified=True)
+
+
+def test_a_ledger_of_other_content_is_no_ledger(client, tell):
+    """A day that was replaced after its ledger was made is not verified by it; the same content again is."""
+    content = client.versions("futures", DAYS[0])["content_hash"][0]
+    tell(*clean(BTC), speaks_of=content)
+    assert client.read(BTC, **ONE_DAY, verified=True).height == 1435
+    tell(*clean(BTC), speaks_of=f"sha256:{'0' * 64}")
+    with pytest.raises(NotVerified, match=r"1440 of 1440 minutes .* no_ledger"):
+        client.read(BTC, **ONE_DAY, verified=True)
+
+
+def test_the_platforms_ledger_ends_with_the_content_that_it_speaks_of(with_database, database, truth, tmp_path):
+    """A ledger as the platform keeps it verifies the day; once the lake takes other content of the day, it no longer does."""
+    own = with_database.model_copy(update={"lake": str(tmp_path)})
+    lake, universe = Lake(own.lake_url), load_universe("v1.0", own.universes)
+    bars_of_day, signature = of_day(truth, DAYS[0]), Signature.daily(Market.FUTURES, universe)
+    lake.write_day(signature, DAYS[0], bars_of_day)
+    database.record(bars_of_day, channel=Channel.WEBSOCKET, run_id="a")
+    found = ledger_of_day(database, lake, universe, Market.FUTURES, DAYS[0])
+    keep_ledger(database, lake, universe, found, run_id="r")
+    asked = {"start": "2025-06-01", "end": "2025-06-01T12:00Z", "market": "futures", "verified": True}
+    with OhlcvClient(own) as opened:
+        assert opened.read(BTC, **asked).height == 720
+        restated = corrupted(bars_of_day, 7, "high", bars_of_day["high"][7] + 1)
+        lake.write_day(signature, DAYS[0], restated, replace=True)
+        with pytest.raises(NotVerified, match=r"720 of 720 minutes .* no_ledger"):
+            opened.read(BTC, **asked)
 
 
 def test_the_state_of_each_bar_can_be_read(client, tell):
