@@ -146,6 +146,11 @@ def validate_sides(verdict: Verdict) -> dict[str, Validation]:
     if verdict.match.is_match:
         note = "the other side, equal to it in every value, was looked at"
         return {"streamed": replace(fetched, note=note), "fetched": fetched}
+    own = verdict.streamed.join(verdict.match.differences.select(KEY).unique(), on=KEY, how="semi", nulls_equal=True)
+    if not fetched.broken and 0 < own.height < verdict.streamed.height:
+        # The others equal bars that were just found sound.
+        note = f"the {own.height:,} bars that are not equal to a fetched one were looked at; the others are equal to sound ones"
+        return {"streamed": replace(validate(own), note=note), "fetched": fetched}
     return {"streamed": validate(verdict.streamed), "fetched": fetched}
 
 
