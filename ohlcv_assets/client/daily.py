@@ -79,7 +79,7 @@ class DailyBars:
         asked = None if self._is_everything(symbols) else frozenset(map(str, symbols))
         wanted = Wanted(self.market.value, asked, columns)
         try:
-            return read_days([self._source(day) for day in days], wanted, self.lake.scan_options())
+            return read_days(self._sources(days), wanted, self.lake.scan_options())
         except DayMissing as error:
             raise self._with_what_is_there(error) from error
 
@@ -99,11 +99,13 @@ class DailyBars:
             "symbol", "timestamp"
         )
 
-    def _source(self, day: date) -> DaySource:
-        return DaySource(day, self.lake.location(self.signature.key(day)), self._reader_of(day))
+    def _sources(self, days: Sequence[date]) -> list[DaySource]:
+        signature = self.signature
 
-    def _reader_of(self, day: date) -> Callable[[], pl.DataFrame]:
-        return lambda: self.lake.read_day(self.signature, day)
+        def whole(day: date) -> Callable[[], pl.DataFrame]:
+            return lambda: self.lake.read_day(signature, day)
+
+        return [DaySource(day, self.lake.location(signature.key(day)), whole(day)) for day in days]
 
     def _is_everything(self, symbols: Sequence[Symbol]) -> bool:
         return set(symbols) == set(self.universe.symbols[self.market])
