@@ -16,7 +16,7 @@ from ohlcv_assets.client import coverage as counting
 from ohlcv_assets.client import fill as filling
 from ohlcv_assets.client.answer import labelled, nothing, of_ranges
 from ohlcv_assets.client.knowledge import Knowledge
-from ohlcv_assets.client.newest import newest_stored, newest_streamed
+from ohlcv_assets.client.newest import newer_of, newest_stored, newest_streamed
 from ohlcv_assets.client.question import (
     BESIDE,
     Fill,
@@ -173,25 +173,33 @@ class OhlcvClient(Knowledge):
         Args:
             market: `spot` or `futures`.
             symbols: as in `read`; None for all.
-            source: `streamed` for the database, `daily` for the lake.
+            source: `streamed` for the database, `daily` for the lake, `stitched` for the newer of both (the lake alone where
+                there is no database).
             label: as in `read`; `columns` too.
             columns: see `label`.
 
         Raises:
-            NoBars: no bar of these symbols at all.
+            NoBars: no bar of these symbols at all, or there is no such store.
         """
         of_market = Market.parse(market)
         asked = symbols_of(self._universe, of_market, symbols)
         wanted = columns_of(columns)
         one_of("source", source, Source), one_of("label", label, Label)
-        if source == "daily":
-            bars = newest_stored(self._daily(of_market), asked, _needed(wanted, None))
-        else:
-            bars = newest_streamed(self._database, of_market, asked)
-        if bars.is_empty():
+        found = self._newest(of_market, asked, source, _needed(wanted, None))
+        if found.is_empty():
             raise NoBars(f"there is no {source} {market} bar of {asked[0]} yet", hint="capture some first")
-        marked = bars.with_columns(pl.lit(source).alias(SOURCE), pl.lit(None, pl.String).alias("state"))
-        return labelled(marked, label, wanted)
+        return labelled(found.with_columns(pl.lit(None, pl.String).alias("state")), label, wanted)
+
+    def _newest(self, market: Market, symbols: Sequence[Symbol], source: str, columns: list[str]) -> pl.DataFrame:
+        """The newest bar of each symbol in that store, or the newer one of both, with its `source`."""
+        read = {
+            "daily": lambda: newest_stored(self._daily(market), symbols, columns),
+            "streamed": lambda: newest_streamed(self._database, market, symbols, columns),
+        }
+        if source != "stitched":
+            return read[source]().with_columns(pl.lit(source).alias(SOURCE))
+        stores = ["daily", "streamed"] if self._has_database else ["daily"]
+        return newer_of([read[name]().with_columns(pl.lit(name).alias(SOURCE)) for name in stores])
 
     def coverage(
         self,

@@ -62,6 +62,12 @@ class Stores:
     def _database(self) -> Database:
         from ohlcv_assets.storage.database import Database
 
+        if not self._has_database:
+            raise NoBars(
+                "there is no database, where streamed bars are",
+                hint='read source="daily" from the lake, set OHLCV_DATABASE_URL, or capture into a local one: '
+                "ohlcv up, ohlcv stream or ohlcv backfill-db",
+            )
         if self._settings.database_url is None:
             return Database.open(self._settings)  # the embedded server: started, and its tables made
         # On a server of somebody's own a reader needs no right to make tables.

@@ -134,6 +134,29 @@ def test_the_lakes_newest_bars_are_found(client):
     assert newest["interval_end"].unique().to_list() == [datetime(2025, 6, 3, tzinfo=UTC)]
 
 
+def test_the_newer_store_tells_the_newest_bar(streamed, client, database):
+    """Stitched: the store that is ahead answers for each symbol and is named; of equal bars the lake's; the lake alone will do."""
+    database.record(bars([ETH], start="2025-06-03T05:00Z", minutes=3), channel=Channel.WEBSOCKET, run_id="b")
+    newest = streamed.last("futures", source="stitched", columns=["interval_end", "source"])
+    assert newest.rows() == [
+        (datetime(2025, 6, 3, tzinfo=UTC), BTC, "daily"),
+        (datetime(2025, 6, 3, 5, 3, tzinfo=UTC), ETH, "streamed"),
+    ]
+    assert client.last("futures", source="stitched", columns=["source"])["source"].to_list() == ["daily", "daily"]
+
+
+def test_without_a_database_nothing_is_started_to_look(client, place):
+    """Streamed bars, newest bars and changes of a database that is not there are one clear error, and no server is made."""
+    for ask in (
+        lambda: client.read(BTC, **BOTH_DAYS, source="streamed"),
+        lambda: client.last("futures"),
+        lambda: client.changes("futures", "2025-06-01", "2025-06-02", since="2025-06-01", source="streamed"),
+    ):
+        with pytest.raises(NoBars, match="no database"):
+            ask()
+    assert not (place.home / "postgres").exists()
+
+
 def test_the_days_of_the_lake_are_listed(client):
     """The client says which days can be read."""
     assert client.days("futures") == [date(2025, 6, 1), date(2025, 6, 2)]
