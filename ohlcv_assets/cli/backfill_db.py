@@ -74,9 +74,7 @@ async def _backfill(
     from ohlcv_assets.quality.backfill import backfill
     from ohlcv_assets.storage.database import Database
 
-    async with open_exchange(market, configured) as exchange:
-        exchange.listing = exchange.listing.knowing(universe.listings)
-        exchange.listing.require(universe.symbols[market])
+    async with open_exchange(market, configured, universe.listings, universe.symbols[market]) as exchange:
         with await asyncio.to_thread(Database.open, configured) as database:
             return await backfill(
                 exchange,

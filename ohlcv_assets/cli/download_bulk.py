@@ -203,9 +203,7 @@ def _use_profile(name: str) -> None:
 async def _download(configured: Settings, wish: _Wish, display: Display) -> _Result:
     from ohlcv_assets.exchange.binance import open_exchange
 
-    async with open_exchange(wish.market, configured) as exchange:
-        exchange.listing = exchange.listing.knowing(wish.universe.listings)
-        exchange.listing.require(wish.symbols)
+    async with open_exchange(wish.market, configured, wish.universe.listings, wish.symbols) as exchange:
         if wish.data_format == "postgres":
             return await _into_database(configured, wish, exchange, display)
         return await _into_lake(wish, exchange, display)

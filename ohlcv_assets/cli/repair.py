@@ -88,7 +88,7 @@ async def _repair(
     with await asyncio.to_thread(Database.open, configured) as database:
         # Before the exchange is asked: a day that was never downloaded needs no exchange to say so.
         verdict = await asyncio.to_thread(newest, database, side, universe, market)
-        async with open_exchange(market, configured, universe.listings) as exchange:
+        async with open_exchange(market, configured, universe.listings, universe.symbols[market]) as exchange:
             run_id = f"repair-{os.getpid()}-{exchange.clock.now_ms()}"
             return await made(exchange, database, side, verdict, limits=limits, run_id=run_id)
 

@@ -109,7 +109,9 @@ async def _stream(configured: Settings, wish: _Wish, display: Display) -> Stream
     from ohlcv_assets.storage.spool import Spool
 
     stopping = _stopped_by_signals(display)
-    async with open_exchange(wish.market, configured, wish.universe.listings) as exchange:
+    # Symbols that somebody names must be listed; those of a universe may have vanished.
+    expected = () if wish.part is None else wish.universe.symbols[wish.market]
+    async with open_exchange(wish.market, configured, wish.universe.listings, expected) as exchange:
         listed = set(wish.universe.at(round(exchange.clock.now_ms()))[wish.market])
         wish = replace(wish, symbols=[symbol for symbol in wish.symbols if symbol in listed])
         # Before the server is asked for: a wrong symbol must not wait for a database.

@@ -102,11 +102,12 @@ async def _verify(
     from ohlcv_assets.quality.history import verify as verify_days
     from ohlcv_assets.storage.lake import Lake
 
-    async with open_exchange(market, configured) as exchange:
+    universe = load_universe(configured.universe, configured.universes)
+    async with open_exchange(market, configured, universe.listings, universe.symbols[market]) as exchange:
         return await verify_days(
             exchange,
             Lake(configured.lake_url),
-            load_universe(configured.universe, configured.universes),
+            universe,
             wish.days or _days_since(wish.since, exchange.clock),
             run_id=f"verify-{os.getpid()}-{exchange.clock.now_ms()}",
             findings=store,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,6 +80,7 @@ class Exchange:
         client: the ccxt object for REST; only this package touches it.
         url: of a replay exchange; None for Binance.
         known: when a universe's symbols were listed; the listing knows them, gone ones too (`Listing.knowing`).
+        expected: a universe's symbols, whether the exchange lists them or not (`Listing.expecting`).
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Exchange:
         self.client = client
         self.url = url
         self.known: Mapping[Symbol, ListingTimes] = {}
+        self.expected: Collection[Symbol] = ()
         client.on_answer = self._on_answer
 
     async def load_listing(self) -> None:
@@ -106,7 +108,7 @@ class Exchange:
                 # What is no listing at all (a web page with status 200) is an empty table to ccxt.
                 if not (listing := Listing.of(self.market, markets)):
                     raise IncompletePage(f"the exchange lists nothing on {self.market}")
-                self.listing = listing.knowing(self.known)
+                self.listing = listing.knowing(self.known).expecting(self.expected)
 
     async def klines(self, symbol: Symbol, interval: Interval, lane: Lane = Lane.BULK) -> Answer:
         """One request for the klines of the minutes that begin in `interval`, as the exchange answers it.
@@ -208,7 +210,10 @@ class Exchange:
 
 @asynccontextmanager
 async def open_exchange(
-    market: Market, settings: Settings, known: Mapping[Symbol, ListingTimes] | None = None
+    market: Market,
+    settings: Settings,
+    known: Mapping[Symbol, ListingTimes] | None = None,
+    expected: Collection[Symbol] = (),
 ) -> AsyncIterator[Exchange]:
     """The exchange of `market`, with its clock measured and its listing loaded; closed at the end.
 
@@ -216,8 +221,10 @@ async def open_exchange(
         market: spot or futures.
         settings: `exchange_url` and `weight_share` are used.
         known: a universe's listing times, so that the past of its delisted symbols can be asked for.
+        expected: a universe's symbols of this market: one that the exchange does not list is gone, and no error.
 
     Raises:
+        UnknownSymbol: most of the expected symbols are not listed.
         ExchangeUnavailable: it cannot be reached.
         ClockUncertain: its clock cannot be measured.
     """
@@ -227,7 +234,7 @@ async def open_exchange(
     pool = f"{(url or BASE_URLS[market]).split('://')[-1]} {market}"
     client = _rest_class()(ccxt_config(market, url))
     exchange = Exchange(market, clock, WeightBudget(shared_folder(), pool, limit, clock), client, url)
-    exchange.known = known or {}
+    exchange.known, exchange.expected = known or {}, expected
     try:
         await exchange.load_listing()
         _log.debug("exchange opened", market=market.value, symbols=len(exchange.listing), speed=clock.speed)

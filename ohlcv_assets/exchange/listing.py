@@ -8,17 +8,21 @@ say what we want and not what there is.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ohlcv_assets.errors import UnknownSymbol
 from ohlcv_assets.instruments import Market, Symbol
 from ohlcv_assets.listing_times import ListingTimes
+from ohlcv_assets.logs import get_logger
 from ohlcv_assets.timestamps import MINUTE_MS
 
 #: The delivery date of what is never delivered (2100-12-25): a perpetual that goes on.
 _NEVER_MS = 4_133_404_800_000
+#: When more of a universe's symbols are not listed than this, it is not them that have vanished: something else is meant.
+_LOST_SHARE = 0.5
+_log = get_logger()
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Listed:
         quote: its quote asset.
         perpetual: no contract that ends on a date; true on spot.
         delisted_ms: the date of its delivery, which the exchange can name beforehand; None where it names none (spot).
-        gone: the exchange lists it no more; a universe knows it.
+        gone: the exchange lists it no more; a universe has it.
         times: what a universe knows of its listings.
     """
 
@@ -96,6 +100,31 @@ class Listing(Mapping[Symbol, Listed]):
         }
         return Listing(self.market, self._listed | known)
 
+    def expecting(self, symbols: Collection[Symbol]) -> Listing:
+        """The same listing, with those of a universe's symbols as gone that nobody knows to be delisted.
+
+        A symbol can vanish at any time, and the universe that says so is made later: until then it must cost no other
+        symbol a bar. Its own minutes are asked for, and named missing with the exchange's refusal.
+
+        Args:
+            symbols: of this market, with or without a bar by now.
+
+        Raises:
+            UnknownSymbol: most of them are not listed: it is the universe of another exchange, or the exchange of another.
+        """
+        lost = [symbol for symbol in symbols if symbol not in self._listed]
+        if not lost:
+            return self
+        if len(lost) > _LOST_SHARE * len(symbols):
+            self.require(lost)
+        _log.warning(
+            "the exchange lists symbols of the universe no more: make its next version (ohlcv universe snapshot)",
+            market=self.market.value,
+            symbols=lost,
+        )
+        gone = {symbol: Listed(likely_name(symbol), None, active=False, gone=True) for symbol in lost}
+        return Listing(self.market, self._listed | gone)
+
     def __getitem__(self, symbol: Symbol) -> Listed:
         return self._listed[symbol]
 
@@ -127,6 +156,11 @@ class Listing(Mapping[Symbol, Listed]):
     def _suggestion(self, symbol: str) -> str:
         near = difflib.get_close_matches(symbol, self._listed, n=3)
         return f"{' or '.join(near)} instead of {symbol}" if near else f"a universe without {symbol}"
+
+
+def likely_name(symbol: Symbol) -> str:
+    """The exchange's own name of a symbol, as it nearly always is: BTCUSDT for BTC/USDT:USDT."""
+    return symbol.partition(":")[0].replace("/", "")
 
 
 def _listed(market: Market, entry: Mapping[str, Any]) -> Listed:

@@ -19,7 +19,7 @@ from ohlcv_assets.errors import IncompletePage, UnknownSymbol, UsageError
 from ohlcv_assets.exchange import klines
 from ohlcv_assets.exchange.binance import Answer, Exchange, open_exchange
 from ohlcv_assets.exchange.fetch import CONCURRENCY, in_parallel
-from ohlcv_assets.exchange.listing import Listed, Listing
+from ohlcv_assets.exchange.listing import Listed, Listing, likely_name
 from ohlcv_assets.exchange.retrying import patiently
 from ohlcv_assets.instruments import Market, Symbol, Universe
 from ohlcv_assets.listing_times import ListingTimes, Span
@@ -185,7 +185,7 @@ def _vanished(
     """Kept symbols that the exchange lists no more, with what is known of them; without that, under their likely name."""
     likely = Span(None, None, "")
     return {
-        symbol: known.get(symbol) or ListingTimes(symbol.partition(":")[0].replace("/", ""), (likely,))
+        symbol: known.get(symbol) or ListingTimes(likely_name(symbol), (likely,))
         for symbol in keep
         if symbol not in listing
     }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from ohlcv_assets.errors import OhlcvError
+from ohlcv_assets.errors import OhlcvError, UnknownSymbol
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, Exchange
 from ohlcv_assets.exchange.budget import Lane
 from ohlcv_assets.exchange.fetch import CONCURRENCY, fetch_page, pages_of
@@ -125,6 +125,9 @@ class Stragglers:
                 # An hour long past is completed when there is room; what the stream has just missed goes first.
                 lane = Lane.REALTIME if page.end_ms > self._started_ms - HOUR_MS else Lane.BULK
                 bars = await fetch_page(self._exchange, symbol, page, attempts=_ATTEMPTS, lane=lane)
+        except UnknownSymbol as refusal:
+            self._refused(symbol, wanted, refusal)
+            return
         except OhlcvError as error:
             self._failed(wanted, error)
             return
@@ -152,6 +155,13 @@ class Stragglers:
         self._tally.asked_in_vain([key for key in wanted if key[1] + MINUTE_MS > settled_ms], now_ms, answered=False)
         self._tally.asked_in_vain(witnessed, now_ms, answered=True)
         return list(self._tally.agreed_absent(witnessed, settled_ms))
+
+    def _refused(self, symbol: Symbol, wanted: Sequence[Key], refusal: UnknownSymbol) -> None:
+        """The exchange does not know the symbol: where it does not list it either, these are two witnesses of its absence."""
+        if self._exchange.listing[symbol].gone:
+            self._tally.name_missing([key for key in wanted if self._tally.awaits(key)])
+        else:
+            self._failed(wanted, refusal)
 
     def _failed(self, wanted: Sequence[Key], error: OhlcvError) -> None:
         _log.warning("stragglers could not be fetched", symbol=wanted[0][0], minutes=len(wanted), error=error.message)

@@ -120,9 +120,11 @@ class _Run:
             exchange, self.tally, self.writer, delay_s, _deadline_ms(now_ms, window.end_ms), self._witness
         )
         self.live = now_ms <= interval.end_ms + delay_s * 1000
+        # A name that the exchange does not list would be refused, and with it the frame of a hundred others.
+        subscribed = [symbol for symbol in symbols if not exchange.listing[symbol].gone]
         self.sockets = [
-            Socket(exchange, symbols[first : first + CONNECTION_SYMBOLS], self.writer.take)
-            for first in range(0, len(symbols) if self.live else 0, CONNECTION_SYMBOLS)
+            Socket(exchange, subscribed[first : first + CONNECTION_SYMBOLS], self.writer.take)
+            for first in range(0, len(subscribed) if self.live else 0, CONNECTION_SYMBOLS)
         ]
         self.weight_before = exchange.usage.weight
         self.untold_ms, self.told_latencies = max(floor_to(now_ms, MINUTE_MS), interval.minutes.start), 0

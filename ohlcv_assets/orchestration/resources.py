@@ -26,11 +26,12 @@ class ExchangeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Binance, or the replay exchange that OHLCV_EXCHANGE_URL names."""
 
     def open(self, market: Market) -> AbstractAsyncContextManager[Exchange]:
-        """One market of the exchange, as an async context manager; it knows the universe's delisted symbols."""
+        """One market of the exchange, as an async context manager; it knows the universe's symbols, vanished ones too."""
         from ohlcv_assets.exchange.binance import open_exchange
 
         settings = read_settings()
-        return open_exchange(market, settings, load_universe(settings.universe, settings.universes).listings)
+        universe = load_universe(settings.universe, settings.universes)
+        return open_exchange(market, settings, universe.listings, universe.symbols[market])
 
     def clock(self, market: Market) -> Clock:
         """The exchange's clock, measured now."""
