@@ -6,7 +6,7 @@ modules), or what is known about the bars (knowledge.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 
 import polars as pl
@@ -14,6 +14,7 @@ import polars as pl
 from ohlcv_assets.bars import SCHEMA
 from ohlcv_assets.client import coverage as counting
 from ohlcv_assets.client import fill as filling
+from ohlcv_assets.client import minutes as spans
 from ohlcv_assets.client.answer import labelled, nothing, of_ranges
 from ohlcv_assets.client.knowledge import Knowledge
 from ohlcv_assets.client.newest import newer_of, newest_stored, newest_streamed
@@ -38,7 +39,9 @@ from ohlcv_assets.client.verified import VERIFIED, refuse_unverified, with_state
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import NoBars, UsageError
 from ohlcv_assets.instruments import Market, Symbol
-from ohlcv_assets.timestamps import MINUTE_MS, to_ms
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, to_ms
+
+_STORES = ("daily", "streamed")
 
 
 class OhlcvClient(Knowledge):
@@ -46,6 +49,7 @@ class OhlcvClient(Knowledge):
 
     Args:
         settings: which region, lake, database and universe; by default what the environment says.
+        lake_only: ask no database, also where there is one.
     """
 
     def symbols(self, market: Market | str, at: datetime | str | None = None) -> list[Symbol]:
@@ -221,13 +225,12 @@ class OhlcvClient(Knowledge):
 
         Returns:
             A row for each symbol and UTC day in which it was listed: `symbol`, `day`, `expected`, `daily`, `streamed`, `missing`
-            (expected and in neither), then a column for each state of the ledger, null where none speaks. Numbers of minutes.
+            (expected and in neither), then a column for each state of the ledger, null where none speaks (its `missing` is
+            `ledger_missing`). Numbers of minutes. A minute that is not over yet is not expected.
         """
         question = self._question(symbols, start, end, market)
-        present: dict[str, pl.DataFrame | None] = {
-            name: self._keys(question, name) if name in sources else None for name in ("daily", "streamed")
-        }
-        expected = counting.expected_minutes(question, self._universe)
+        present = {name: self._runs(question, name) if name in sources else None for name in _STORES}
+        expected = spans.expected_runs(question, self._universe, to_ms(utc_now()))
         return counting.coverage(expected, present, self._ledgers(question.market).ranges(question))
 
     def missing_ranges(
@@ -243,13 +246,13 @@ class OhlcvClient(Knowledge):
 
         Returns:
             `symbol`, `start`, `end` (`Datetime("ms", "UTC")`, half-open), `minutes`, `state` and `cause` (null where no ledger
-            speaks), sorted by symbol and time. With `stitched` what neither store has.
+            speaks), sorted by symbol and time. With `stitched` what neither store has. A minute that is not over yet is not expected.
         """
         question = self._question(symbols, start, end, market)
-        names = ("daily", "streamed") if one_of("source", source, Source) == "stitched" else (source,)
-        parts = [keys for name in names if (keys := self._keys(question, name)) is not None]
-        there = pl.concat([pl.DataFrame(schema={"symbol": pl.String, "timestamp": pl.Int64}), *parts]).unique()
-        expected = counting.expected_minutes(question, self._universe)
+        names = _STORES if one_of("source", source, Source) == "stitched" else (source,)
+        found = [runs for name in names if (runs := self._runs(question, name)) is not None]
+        there = pl.concat([pl.DataFrame(schema=spans.RUNS), *found])
+        expected = spans.expected_runs(question, self._universe, to_ms(utc_now()))
         ranges = self._ledgers(question.market).ranges(question)
         return of_ranges(counting.missing_ranges(expected, there, ranges), ["minutes", "state", "cause"])
 
@@ -280,17 +283,26 @@ class OhlcvClient(Knowledge):
         told = with_states(bars, ranges)
         return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
 
-    def _keys(self, question: Question, store: str) -> pl.DataFrame | None:
-        """`symbol`, `timestamp` of the bars that a store has; None where there is no such store."""
-        if store == "daily":
-            daily = self._daily(question.market)
-            there = set(daily.days())
-            return daily.read(question, [], [day for day in question.days if day in there])
-        if not self._has_database:
+    def _runs(self, question: Question, store: str) -> pl.DataFrame | None:
+        """The runs of the minutes of which a store has a bar (`minutes.RUNS`); None where there is no such store."""
+        if store == "streamed" and not self._has_database:
             return None
-        return counting.within(
-            self._database.keys(question.market, question.interval), question.symbols, question.interval
-        )
+        keys = self._stored_keys(question) if store == "daily" else self._streamed_keys(question)
+        return pl.concat([pl.DataFrame(schema=spans.RUNS), *map(spans.runs, keys)])
+
+    def _stored_keys(self, question: Question) -> Iterator[pl.DataFrame]:
+        """`symbol`, `timestamp` of the lake's bars, some days at once; a day that is not there has none."""
+        daily = self._daily(question.market)
+        there = set(daily.days())
+        for days in spans.days_at_once([day for day in question.days if day in there], len(question.symbols)):
+            yield daily.read(question, [], days)
+
+    def _streamed_keys(self, question: Question) -> Iterator[pl.DataFrame]:
+        """The same of the database."""
+        for days in spans.days_at_once(question.days, len(question.symbols)):
+            some = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS).intersect(question.interval)
+            if some is not None:
+                yield self._database.keys(question.market, some, symbols=question.symbols)
 
 
 def _needed(wanted: Sequence[str], fill: str | None) -> list[str]:

@@ -26,10 +26,12 @@ class Stores:
 
     Args:
         settings: which region, lake, database and universe; by default what the environment says.
+        lake_only: ask no database, also where there is one.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, lake_only: bool = False) -> None:
         self._settings = read_settings() if settings is None else settings
+        self._lake_only = lake_only
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +58,8 @@ class Stores:
     @property
     def _has_database(self) -> bool:
         """Whether there is a database to ask: one of somebody's own, or an embedded one that was made before."""
+        if self._lake_only:
+            return False
         return self._settings.database_url is not None or (self._settings.home / "postgres").is_dir()
 
     @cached_property

@@ -159,9 +159,9 @@ class Database:
             to_ms(as_of)  # refuses a naive one
         return self.fetched(statements.read(market, interval, symbols, as_of)).sort("symbol", "timestamp")
 
-    def keys(self, market: Market, interval: Interval) -> pl.DataFrame:
-        """What is stored already: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
-        return self.fetched(statements.keys(market, interval)).sort("symbol", "timestamp")
+    def keys(self, market: Market, interval: Interval, *, symbols: Sequence[str] | None = None) -> pl.DataFrame:
+        """What is stored already, by default of all symbols: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
+        return self.fetched(statements.keys(market, interval, symbols)).sort("symbol", "timestamp")
 
     def newest_ms(self, market: Market) -> int | None:
         """When the newest bar of a market starts, UNIX milliseconds; None where there is no bar."""

@@ -97,9 +97,9 @@ def newest(market: Market) -> sql.Composed:
     )
 
 
-def keys(market: Market, interval: Interval) -> sql.Composed:
-    """The symbol and timestamp of every stored bar, in no order."""
-    return _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, None)
+def keys(market: Market, interval: Interval, symbols: Sequence[str] | None = None) -> sql.Composed:
+    """The symbol and timestamp of every stored bar, by default of all symbols, in no order."""
+    return _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, symbols)
 
 
 def revisions(market: Market, interval: Interval) -> sql.Composed:

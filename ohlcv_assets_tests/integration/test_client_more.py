@@ -1,6 +1,6 @@
 """Promises of the client around the plain read: patterns, longer bars, gaps, lazy queries, the newest bars, and what is missing."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -8,10 +8,11 @@ import pytest
 from ohlcv_assets import OhlcvClient
 from ohlcv_assets.bars import VALUES, Channel
 from ohlcv_assets.client.resample import resampled
+from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import DayMissing, IncompleteWindow, NoBars, UnknownSymbol, UsageError
 from ohlcv_assets.instruments import Market, Symbol, Universe, release_universe
 from ohlcv_assets.listing_times import ListingTimes, Span
-from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, Interval, from_ms
+from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, Interval, from_ms, to_ms
 from ohlcv_assets_tests.builders import bars
 from ohlcv_assets_tests.integration.conftest import BTC, ETH, HALT, START_MS, expected
 
@@ -182,6 +183,31 @@ def test_coverage_counts_what_each_store_has(streamed):
 def test_coverage_of_the_lake_alone(client):
     """Without a database its column is null, and nothing is started to fill it."""
     told = client.coverage("futures", "2025-06-01", "2025-06-02", BTC)
+    assert told.select("daily", "streamed", "missing").rows() == [(1435, None, 5)]
+
+
+def test_a_minute_that_is_not_over_is_not_expected(client):
+    """Of today the minutes so far are expected, of tomorrow none; a day that is over is expected whole, however long ago."""
+    before = utc_now()
+    today = before.date()
+    start, end = (today - timedelta(days=1)).isoformat(), (today + timedelta(days=3)).isoformat()
+    told = client.coverage("futures", start, end, BTC)
+    ranges = client.missing_ranges("futures", start, end, BTC)
+    after = utc_now()
+    assert told["day"][0] == today - timedelta(days=1)
+    assert told["expected"][0] == 1440
+    first_ms = to_ms(before) - DAY_MS - to_ms(before) % DAY_MS
+    least, most = ((to_ms(moment) - first_ms) // MINUTE_MS for moment in (before, after))
+    assert least <= told["expected"].sum() <= most
+    assert told["missing"].to_list() == told["expected"].to_list()
+    assert least <= ranges["minutes"].sum() <= most
+    assert client.coverage("futures", f"{today + timedelta(days=2)}", end, BTC).is_empty()
+
+
+def test_a_database_can_be_left_alone(with_database, streamed):
+    """A client of the lake alone asks no database, also where there is one."""
+    with OhlcvClient(with_database, lake_only=True) as alone:
+        told = alone.coverage("futures", "2025-06-01", "2025-06-02", BTC)
     assert told.select("daily", "streamed", "missing").rows() == [(1435, None, 5)]
 
 
