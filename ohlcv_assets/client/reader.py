@@ -267,7 +267,7 @@ class OhlcvClient(Knowledge):
             days = [day for day in daily.days() if day in set(question.days)] if skip else None
             return daily.read(question, columns, days).with_columns(pl.lit(source).alias(SOURCE))
         ranges = self._ledgers(question.market).ranges(question)
-        return stitched(question, columns, daily, ranges, self._streamed if self._has_database else None, skip=skip)
+        return stitched(question, columns, daily, ranges, self._streamed if self.has_database else None, skip=skip)
 
     def _streamed(self, question: Question) -> pl.DataFrame:
         return self._database.read(question.market, question.interval, symbols=question.symbols, as_of=question.as_of)
@@ -285,7 +285,7 @@ class OhlcvClient(Knowledge):
 
     def _runs(self, question: Question, store: str) -> pl.DataFrame | None:
         """The runs of the minutes of which a store has a bar (`minutes.RUNS`); None where there is no such store."""
-        if store == "streamed" and not self._has_database:
+        if store == "streamed" and not self.has_database:
             return None
         keys = self._stored_keys(question) if store == "daily" else self._streamed_keys(question)
         return pl.concat([pl.DataFrame(schema=spans.RUNS), *map(spans.runs, keys)])

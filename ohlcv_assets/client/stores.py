@@ -56,7 +56,7 @@ class Stores:
         return Lake(self._settings.lake_url)
 
     @property
-    def _has_database(self) -> bool:
+    def has_database(self) -> bool:
         """Whether there is a database to ask: one of somebody's own, or an embedded one that was made before."""
         if self._lake_only:
             return False
@@ -81,7 +81,7 @@ class Stores:
     def _quality(self) -> QualityStore:
         from ohlcv_assets.storage.quality_store import QualityStore
 
-        if not self._has_database:
+        if not self.has_database:
             raise NoBars(
                 "there is no database, where repairs and findings are kept",
                 hint="set OHLCV_DATABASE_URL; the lake holds bars and ledgers alone",
@@ -92,5 +92,5 @@ class Stores:
         return DailyBars(self._lake, market, self._universe)
 
     def _ledgers(self, market: Market) -> LedgerReader:
-        quality = (lambda: self._quality) if self._has_database else None
+        quality = (lambda: self._quality) if self.has_database else None
         return LedgerReader(self._lake, market, self._universe, quality)

@@ -1,7 +1,7 @@
 """The heat map of a verdict: every symbol a row, time from left to right, the worst of each cell as its colour.
 
 Lives here: which state each expected minute has in the picture, and the picture (PNG). Does not: what is right or wrong
-(verdict.py), or where the picture is shown. matplotlib is imported when a picture is drawn.
+(verdict.py), how a picture is drawn (picture.py), or where it is shown.
 
 The states here are what can be seen of one comparison. Why a minute is missing is the ledger's to say.
 """
@@ -9,21 +9,18 @@ The states here are what can be seen of one comparison. Why a minute is missing 
 from __future__ import annotations
 
 import base64
-import io
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from ohlcv_assets.quality.explained import nothing_explained, unexplained
+from ohlcv_assets.quality.picture import Picture
 from ohlcv_assets.timestamps import MINUTE_MS, from_ms
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from ohlcv_assets.quality.verdict import Verdict
 
 #: What a picture may weigh: Dagster keeps it with every evaluation.
@@ -59,7 +56,6 @@ _KINDS = {
     "duplicate_left": Cell.DUPLICATE,
     "duplicate_right": Cell.DUPLICATE,
 }
-_GREY = "#808080"
 _MOST_COLUMNS = 96
 _MOST_LABELS = 40
 
@@ -121,46 +117,20 @@ def _binned(grid: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def _drawn(verdict: Verdict, grid: NDArray[np.int8], dpi: int) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    height = min(max(0.17 * len(grid), 0.5), 7.5) + 0.9
-    figure = Figure(figsize=(10.4, height), dpi=dpi, layout="constrained", facecolor="none")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _fill(axes, grid)
-    _label_times(axes, verdict, grid.shape[1])
-    _label_symbols(axes, verdict.symbols, grid)
-    _add_legend(figure, grid)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", transparent=True)
-    return content.getvalue()
+    symbols = verdict.symbols
+    shown = range(len(symbols)) if len(symbols) <= _MOST_LABELS else _worst_rows(grid)
+    present = [Cell.EQUAL, *(Cell(value) for value in np.unique(grid) if value)]
+    labels = {row: symbols[row] for row in shown}
+    classes = [_COLOURS[cell] for cell in Cell]
+    return Picture(grid, classes, present, labels, _times(verdict, grid.shape[1])).png(dpi)
 
 
-def _fill(axes: Axes, grid: NDArray[np.int8]) -> None:
-    from matplotlib.colors import ListedColormap
-
-    colours = ListedColormap([_COLOURS[cell][0] for cell in Cell])
-    axes.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, vmin=0, vmax=len(Cell) - 1)
-    axes.tick_params(colors=_GREY, labelsize=8, length=2)
-    axes.spines[:].set_visible(False)
-
-
-def _label_times(axes: Axes, verdict: Verdict, columns: int) -> None:
+def _times(verdict: Verdict, columns: int) -> dict[float, str]:
+    """Some dozen times of day, by the edge of the column at which they are."""
     interval = verdict.interval
-    ticks = list(range(0, columns + 1, max(columns // 12, 1)))
+    ticks = range(0, columns + 1, max(columns // 12, 1))
     span_ms = interval.end_ms - interval.start_ms
-    times = [from_ms(interval.start_ms + span_ms * tick // max(columns, 1)) for tick in ticks]
-    axes.set_xticks([tick - 0.5 for tick in ticks], [f"{time:%H:%M}" for time in times])
-
-
-def _label_symbols(axes: Axes, symbols: tuple[str, ...], grid: NDArray[np.int8]) -> None:
-    rows = range(len(symbols)) if len(symbols) <= _MOST_LABELS else _worst_rows(grid)
-    # The font has no letters of every script that a symbol may be written in.
-    axes.set_yticks(list(rows), [symbols[row].encode("ascii", "replace").decode() for row in rows])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
-        label.set_fontsize(7)
+    return {tick - 0.5: f"{from_ms(interval.start_ms + span_ms * tick // max(columns, 1)):%H:%M}" for tick in ticks}
 
 
 def _worst_rows(grid: NDArray[np.int8]) -> list[int]:
@@ -172,13 +142,3 @@ def _worst_rows(grid: NDArray[np.int8]) -> list[int]:
         if spoiled[row] and all(abs(row - other) >= apart for other in chosen):
             chosen.append(row)
     return sorted(chosen)
-
-
-def _add_legend(figure: Figure, grid: NDArray[np.int8]) -> None:
-    from matplotlib.patches import Patch
-
-    present: Any = [Cell.EQUAL, *(Cell(value) for value in np.unique(grid) if value)]
-    patches = [Patch(color=_COLOURS[cell][0], label=_COLOURS[cell][1]) for cell in present]
-    legend = figure.legend(handles=patches, loc="outside upper left", ncols=len(patches), frameon=False, fontsize=8)
-    for text in legend.get_texts():
-        text.set_color(_GREY)

@@ -51,7 +51,7 @@ def match_page(verdict: Verdict, heat_map: bytes, made_at: datetime, explained: 
     symbols = by_symbol(verdict, known)
     spoiled = symbols.filter(pl.col("problems") > 0)
     return (
-        _templates()
+        templates()
         .get_template("match.html.j2")
         .render(
             **_header(verdict, made_at),
@@ -86,7 +86,7 @@ def soundness_page(verdict: Verdict, validations: Mapping[str, Validation], made
     sound = all(one.is_sound for one in found.values())
     broken = sum(one.violations.height for one in found.values())
     return (
-        _templates()
+        templates()
         .get_template("soundness.html.j2")
         .render(
             **_header(verdict, made_at),
@@ -109,18 +109,19 @@ def percent(share: float) -> str:
 
 
 @lru_cache(maxsize=1)
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The pages' templates, which escape whatever is put into them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    templates = Environment(
+    found = Environment(
         loader=PackageLoader("ohlcv_assets.quality.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["percent"] = percent
-    return templates
+    found.filters["percent"] = percent
+    return found
 
 
 def _header(verdict: Verdict, made_at: datetime) -> dict[str, Any]:
