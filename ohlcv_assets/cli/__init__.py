@@ -16,6 +16,7 @@ import typer
 from ohlcv_assets.cli import panels
 from ohlcv_assets.cli.alert import alert
 from ohlcv_assets.cli.backfill_db import backfill_db
+from ohlcv_assets.cli.coverage import coverage
 from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.doctor import doctor
 from ohlcv_assets.cli.download_bulk import download_bulk
@@ -38,7 +39,7 @@ _PROGRAM: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     panels.PLATFORM: {"demo": demo, "up": up, "ui": ui, "replay": replay},
     panels.CAPTURE: {"stream": stream, "download-bulk": download_bulk, "backfill-db": backfill_db},
     panels.QUALITY: {"qa": qa, "repair": repair, "ledger": ledger, "verify": verify},
-    panels.READ: {"read": read},
+    panels.READ: {"read": read, "coverage": coverage},
     panels.SET_UP: {"doctor": doctor, "db": database, "universe": universe, "alert": alert},
 }
 

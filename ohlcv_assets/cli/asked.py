@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ohlcv_assets.cli.completion import complete_market, complete_universe
+
 if TYPE_CHECKING:
     from ohlcv_assets.timestamps import Interval
 
 #: The same option in every command that has it.
-MarketOption = Annotated[str, typer.Option(help="spot or futures.", show_default=False)]
+MarketOption = Annotated[
+    str, typer.Option(help="spot or futures.", show_default=False, autocompletion=complete_market)
+]
 DayOption = Annotated[str, typer.Option(help="UTC day, such as 2025-06-01.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for machines.")]
 UniverseOption = Annotated[
-    str | None, typer.Option(help="Version of the universe; default: OHLCV_UNIVERSE.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Version of the universe; default: OHLCV_UNIVERSE.", show_default=False, autocompletion=complete_universe
+    ),
 ]
 
 #: How an hour is named: 2025-06-01T05, or as Dagster names its partition, 2025-06-01-05:00.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ohlcv_assets.cli.asked import MarketOption, UniverseOption
 from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -19,16 +20,12 @@ if TYPE_CHECKING:
     from ohlcv_assets.quality.backfill import Backfilled
     from ohlcv_assets.timestamps import Interval
 
-_Universe = Annotated[
-    str | None, typer.Option(help="Version of the universe; default: OHLCV_UNIVERSE.", show_default=False)
-]
-
 
 def backfill_db(
     start: Annotated[str, typer.Option(help="First moment, UTC: 2025-06-01T05:00Z.", show_default=False)],
     end: Annotated[str, typer.Option(help="The end, which is not part of it.", show_default=False)],
-    market: Annotated[str, typer.Option(help="spot or futures.", show_default=False)],
-    universe: _Universe = None,
+    market: MarketOption,
+    universe: UniverseOption = None,
     only_missing: Annotated[
         bool, typer.Option("--only-missing", help="Fetch only what is not stored, and compare nothing.")
     ] = False,

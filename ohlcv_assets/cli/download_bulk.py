@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ohlcv_assets.cli.asked import UniverseOption
+from ohlcv_assets.cli.completion import choices, complete_market
 from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -39,9 +41,6 @@ _INTERRUPTED = 130
 
 _Start = Annotated[str, typer.Option(help="First moment, UTC: 2025-06-01 or 2025-06-01T00:00Z.", show_default=False)]
 _End = Annotated[str, typer.Option(help="The end, which is not part of it: 2025-07-01.", show_default=False)]
-_Universe = Annotated[
-    str | None, typer.Option(help="Version of the universe; default: OHLCV_UNIVERSE.", show_default=False)
-]
 _Profile = Annotated[
     str | None, typer.Option(help="Profile of ~/.aws whose credentials reach the bucket.", show_default=False)
 ]
@@ -84,9 +83,11 @@ def download_bulk(
     end_timestamp: _End,
     vendor: Annotated[str, typer.Option(help="Through what the exchange is asked: ccxt.")] = "ccxt",
     exchange_id: Annotated[str, typer.Option(help="The exchange: binance.")] = "binance",
-    universe: _Universe = None,
+    universe: UniverseOption = None,
     data_type: Annotated[str, typer.Option(help="ohlcv: one-minute bars.")] = "ohlcv",
-    contract_type: Annotated[str, typer.Option(help="The market: spot or futures.")] = "futures",
+    contract_type: Annotated[
+        str, typer.Option(help="The market: spot or futures.", autocompletion=complete_market)
+    ] = "futures",
     aws_profile: _Profile = None,
     s3_path: _Lake = None,
     assert_on_missing_data: Annotated[
@@ -98,7 +99,11 @@ def download_bulk(
     ] = "dagster",
     action_tag: Annotated[str, typer.Option(help="Third part of the dataset's path.")] = "downloaded_1min",
     data_format: Annotated[
-        str, typer.Option(help="parquet: days of the lake; postgres: bars in PostgreSQL.")
+        str,
+        typer.Option(
+            help="parquet: days of the lake; postgres: bars in PostgreSQL.",
+            autocompletion=choices(*_SUPPORTED["data_format"]),
+        ),
     ] = "parquet",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and fetch nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: plan, progress, report.")] = False,

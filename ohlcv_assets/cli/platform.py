@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from ohlcv_assets.cli.completion import complete_market
 from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import read_settings
@@ -47,7 +48,9 @@ def demo(
         None, help="Parquet file of recorded bars; without it both markets are generated."
     ),
     market: str | None = typer.Option(
-        None, help="spot or futures: of the recorded file, or the only one to generate."
+        None,
+        help="spot or futures: of the recorded file, or the only one to generate.",
+        autocompletion=complete_market,
     ),
     day: datetime = typer.Option(
         "2025-06-01", formats=["%Y-%m-%d"], help="The UTC day that goes through the platform."

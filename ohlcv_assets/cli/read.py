@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ohlcv_assets.cli.asked import MarketOption, UniverseOption
+from ohlcv_assets.cli.completion import choices, complete_symbol
 from ohlcv_assets.settings import settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 _Symbols = Annotated[
     list[str],
     typer.Argument(
-        help="Such as BTC/USDT, or a pattern: '*/USDT'; several, or separated by commas.", show_default=False
+        help="Such as BTC/USDT, or a pattern: '*/USDT'; several, or separated by commas.",
+        show_default=False,
+        autocompletion=complete_symbol,
     ),
 ]
 _Start = Annotated[str, typer.Option(help="First moment, UTC: 2025-06-01 or 2025-06-01T05:00Z.", show_default=False)]
@@ -40,15 +43,24 @@ _Format = Annotated[
     str | None,
     typer.Option(
         "--format", "-f", help="table, csv, jsonl or parquet; default: the end of --output's name, or table.",
-        show_default=False,
+        show_default=False, autocompletion=choices("table", "csv", "jsonl", "parquet"),
     ),
 ]  # fmt: skip
 _Resample = Annotated[
-    str | None, typer.Option(help="Longer bars: 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h, 1d.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Longer bars: 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h, 1d.",
+        show_default=False,
+        autocompletion=choices("3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"),
+    ),
 ]
 _Fill = Annotated[
     str | None,
-    typer.Option(help="forward: make up what is not there from the last close, and mark it.", show_default=False),
+    typer.Option(
+        help="forward: make up what is not there from the last close, and mark it.",
+        show_default=False,
+        autocompletion=choices("forward"),
+    ),
 ]
 
 #: So many bars of a minute are held at once.
@@ -61,21 +73,39 @@ def read(
     start: _Start,
     end: _End,
     source: Annotated[
-        str, typer.Option(help="daily: the lake; streamed: PostgreSQL; stitched: the lake, and the rest streamed.")
+        str,
+        typer.Option(
+            help="daily: the lake; streamed: PostgreSQL; stitched: the lake, and the rest streamed.",
+            autocompletion=choices("daily", "streamed", "stitched"),
+        ),
     ] = "daily",
     as_of: _AsOf = None,
-    label: Annotated[str, typer.Option(help="Which end of a bar's minute is its label: end or start.")] = "end",
+    label: Annotated[
+        str,
+        typer.Option(
+            help="Which end of a bar's minute is its label: end or start.", autocompletion=choices("end", "start")
+        ),
+    ] = "end",
     columns: _Columns = None,
     verified: Annotated[
         bool, typer.Option("--verified", help="Only bars that two captures agree about, by the ledger.")
     ] = False,
-    on_unverified: Annotated[str, typer.Option(help="With --verified: raise, or drop them.")] = "raise",
+    on_unverified: Annotated[
+        str, typer.Option(help="With --verified: raise, or drop them.", autocompletion=choices("raise", "drop"))
+    ] = "raise",
     resample: _Resample = None,
     incomplete: Annotated[
-        str, typer.Option(help="Of --resample, windows that lack minutes: raise, drop or keep.")
+        str,
+        typer.Option(
+            help="Of --resample, windows that lack minutes: raise, drop or keep.",
+            autocompletion=choices("raise", "drop", "keep"),
+        ),
     ] = "raise",
     fill: _Fill = None,
-    on_missing: Annotated[str, typer.Option(help="Days that are not there: raise, or skip them.")] = "raise",
+    on_missing: Annotated[
+        str,
+        typer.Option(help="Days that are not there: raise, or skip them.", autocompletion=choices("raise", "skip")),
+    ] = "raise",
     universe: UniverseOption = None,
     format_: _Format = None,
     output: _Output = None,

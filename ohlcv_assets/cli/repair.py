@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ohlcv_assets.cli.completion import complete_market
 from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _SHOWN = 50
 
 
 def repair(
-    market: Annotated[str, typer.Option(help="spot or futures.")],
+    market: Annotated[str, typer.Option(help="spot or futures.", autocompletion=complete_market)],
     day: Annotated[str, typer.Option(help="UTC day, such as 2025-06-01.")],
     hour: _Hour = None,
     confirm: Annotated[

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ohlcv_assets.cli.completion import complete_market
+
 if TYPE_CHECKING:
     from ohlcv_assets.replay.truth import Truth
 
 _Data = Annotated[Path | None, typer.Option("--data", help="Parquet file of one-minute bars.", show_default=False)]
 _Market = Annotated[
-    str | None, typer.Option(help="Market of the bars in --data: spot or futures.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Market of the bars in --data: spot or futures.", show_default=False, autocompletion=complete_market
+    ),
 ]
 _Generate = Annotated[bool, typer.Option("--generate", help="Make up a market instead of reading one.")]
 _Faults = Annotated[

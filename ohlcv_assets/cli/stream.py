@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ohlcv_assets.cli.completion import complete_market
 from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Wish:
 
 
 def stream(
-    market: Annotated[str, typer.Option(help="spot or futures.")],
+    market: Annotated[str, typer.Option(help="spot or futures.", autocompletion=complete_market)],
     hours: Annotated[float, typer.Option(help="How long, from the current minute on.")] = 1.0,
     symbols: _Symbols = None,
     shard: _Shard = None,

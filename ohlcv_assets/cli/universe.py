@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ohlcv_assets.cli.completion import choices, complete_universe
 from ohlcv_assets.settings import settings
 
 if TYPE_CHECKING:
@@ -28,12 +29,19 @@ app = typer.Typer(help="Universes: which symbols are captured, in versions that 
 _ANY, _NONE = "any", "none"
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON, for machines.")]
-_Version = Annotated[str | None, typer.Argument(help="Such as v7.3; default: OHLCV_UNIVERSE.", show_default=False)]
+_Version = Annotated[
+    str | None,
+    typer.Argument(
+        help="Such as v7.3; default: OHLCV_UNIVERSE.", show_default=False, autocompletion=complete_universe
+    ),
+]
 
 
 @app.command()
 def snapshot(
-    market: Annotated[str, typer.Option(help="spot, futures or both.")] = "both",
+    market: Annotated[
+        str, typer.Option(help="spot, futures or both.", autocompletion=choices("spot", "futures", "both"))
+    ] = "both",
     quote: Annotated[str, typer.Option(help="Quote assets, separated by commas, or any.")] = "USDT",
     status: Annotated[
         str, typer.Option(help="The exchange's words for how a symbol trades, such as TRADING,BREAK; or any.")
@@ -50,6 +58,7 @@ def snapshot(
         typer.Option(
             help="Take over every symbol of this version. Default: only the delisted ones of the newest; none: nothing.",
             show_default=False,
+            autocompletion=complete_universe,
         ),
     ] = None,
     version: Annotated[
@@ -132,8 +141,8 @@ def show(
 
 @app.command()
 def diff(
-    former: Annotated[str, typer.Argument(help="A version, such as v7.3.")],
-    latter: Annotated[str, typer.Argument(help="Another one.")],
+    former: Annotated[str, typer.Argument(help="A version, such as v7.3.", autocompletion=complete_universe)],
+    latter: Annotated[str, typer.Argument(help="Another one.", autocompletion=complete_universe)],
     as_json: _Json = False,
 ) -> None:
     """What is otherwise in the second version than in the first. Exit code 0 whether they differ or not."""
@@ -148,7 +157,8 @@ def diff(
 @app.command()
 def check(
     version: Annotated[
-        str | None, typer.Argument(help="Default: every released version.", show_default=False)
+        str | None,
+        typer.Argument(help="Default: every released version.", show_default=False, autocompletion=complete_universe),
     ] = None,
     as_json: _Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ Lives here: words and columns. Does not: reading or making a universe.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ohlcv_assets.instruments import Market, Symbol, Universe
@@ -74,17 +74,28 @@ def listing_row(universe: Universe, symbol: Symbol) -> tuple[str, str, str, str,
     return symbol.market.value, symbol, since, until.strip(", "), "; ".join(span.source for span in times.spans)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal; elsewhere lines with their columns below one another, and nothing else."""
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+    """A table on a terminal; elsewhere lines with their columns below one another, and nothing else.
+
+    Args:
+        columns: their names.
+        rows: a text for each of them.
+        right: the columns that stand to the right, as numbers do.
+    """
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(*columns, header_style="bold")
+        table = Table(header_style="bold")
+        for name in columns:
+            table.add_column(name, justify="right" if name in right else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         Console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = zip(columns, row, widths, strict=True)
+        line = "  ".join(cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in cells)
+        print(line.rstrip())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ohlcv_assets.cli.completion import complete_market
 from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ class _Wish:
 
 def verify(
     since: Annotated[str, typer.Option(help="How far back: 30d, or a first UTC day like 2025-06-01.")] = "30d",
-    market: Annotated[str | None, typer.Option(help="spot or futures; default: both.", show_default=False)] = None,
+    market: Annotated[
+        str | None,
+        typer.Option(help="spot or futures; default: both.", show_default=False, autocompletion=complete_market),
+    ] = None,
     day: _Days = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Replace also days of which bars vanished, and damaged files.")
