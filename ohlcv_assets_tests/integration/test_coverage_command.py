@@ -280,7 +280,7 @@ def test_nothing_expected_is_no_finding(alone: Program) -> None:
 
 @pytest.mark.parametrize("columns", [60, 80, 160])
 def test_a_terminal_of_any_width_has_room(alone: Program, columns: int) -> None:
-    """On a terminal there are colours, and no line of table or map is longer than the terminal."""
+    """On a terminal there are colours, no line of table or map is longer than the terminal, and no number is cut or broken."""
     lines = list(_on_a_terminal(columns, "coverage", *_MARKET, "--start", "2025-01-01", "--end", "2025-07-01"))
     assert any("\x1b[" in line for line in lines)
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
@@ -288,6 +288,8 @@ def test_a_terminal_of_any_width_has_room(alone: Program, columns: int) -> None:
     assert len(drawn) >= 9
     assert max(map(len, drawn)) <= columns
     assert sum(line.startswith(SPOT) for line in plain) == 3
+    sums = next(line for line in drawn if re.match(r"│ all +│", line)).split()
+    assert {"781,920", "760,325", "2.7618"} <= set(sums)
     if columns == 160:
         assert any("last day" in line for line in plain)
 

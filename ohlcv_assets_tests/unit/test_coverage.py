@@ -53,8 +53,10 @@ def _ledger(draw):
 
 @st.composite
 def _keys(draw):
-    """The keys of what a store holds, sorted."""
-    held = draw(st.sets(st.tuples(st.sampled_from(NAMES), _minutes), max_size=80))
+    """The keys of what a store holds, sorted: some minutes alone, or all but some."""
+    some = draw(st.sets(st.tuples(st.sampled_from(NAMES), _minutes), max_size=20))
+    around = range(MIDNIGHT_MS - _SPREAD_MS, MIDNIGHT_MS + _SPREAD_MS + MINUTE_MS, MINUTE_MS)
+    held = {(name, at) for name in NAMES for at in around} - some if draw(st.booleans()) else some
     return pl.DataFrame(sorted(held), schema=_KEYS, orient="row")
 
 
