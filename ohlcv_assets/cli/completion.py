@@ -53,4 +53,4 @@ def complete_symbol(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _beginning(incomplete: str, values: Iterable[str]) -> list[str]:
-    return [value for value in values if value.lower().startswith(incomplete.lower())]
+    return [value for value in values if value.startswith(incomplete)]

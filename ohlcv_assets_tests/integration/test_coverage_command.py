@@ -330,3 +330,17 @@ def test_days_share_a_column_where_there_is_no_room(alone: Program) -> None:
     assert drawn.missing.tolist() == [[0, 1440, 0], [5, 1440, 0], [0, 4320, 1440]]
     assert ["".join(row) for row in drawn.characters] == ["#6#", "96#", "#.."]
     assert drawn.levels[1].tolist() == [Level.NEARLY, Level.SOME, Level.WHOLE]
+
+
+def test_every_key_of_the_json_is_on_its_page(alone: Program) -> None:
+    """The page of the reference names each key, and no other."""
+    told = json.loads(alone.run("coverage", *_WEEK, "--missing", "--json").out)
+    keys = {*told, *told["symbols"][0], *told["symbols"][0]["days"][0], *told["missing_ranges"][0]}
+    text = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "coverage.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    first = {
+        name.removeprefix("symbols[].") for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    }
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    assert first <= keys
+    assert keys <= named
