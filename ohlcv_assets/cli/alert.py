@@ -18,8 +18,12 @@ def alert(
 ) -> None:
     """Say whether alerts arrive, by sending a test.
 
+    \b
+    Examples:
+      ohlcv alert --test
+
     Exit code: 0 the message was taken, 2 no webhook is set, 3 it refuses the message or does not answer.
-    """
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.quality.alerts import trial_message
     from ohlcv_assets.quality.webhook import deliver
 

@@ -34,7 +34,9 @@ def backfill_db(
     """Fetch an interval by REST into PostgreSQL, and prove that every expected bar is there.
 
     \b
-    ohlcv backfill-db --market futures --start 2025-06-01T05:00Z --end 2025-06-01T09:00Z
+    Examples:
+      ohlcv backfill-db --market futures --start 2025-06-01T05:00Z --end 2025-06-01T09:00Z
+      ohlcv backfill-db --market spot --start 2025-06-01 --end 2025-06-02 --only-missing --json
 
     Nothing is overwritten: a bar that differs from the stored one becomes a revision beside it, and is counted. Exit code:
     0 every bar is there, 1 bars are missing (they are named), 2 the question cannot be meant, 3 exchange or database are

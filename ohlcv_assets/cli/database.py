@@ -10,17 +10,28 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ohlcv_assets.cli.asked import JsonOption, print_json
 from ohlcv_assets.settings import settings
 
 if TYPE_CHECKING:
     from ohlcv_assets.storage.local_postgres import LocalPostgres, PostgresStatus
+
+#: What is told of the local server, under these names.
+_STATUS = ("running", "version", "port", "pid", "data_directory")
 
 app = typer.Typer(help="The PostgreSQL server of the bars and of Dagster.", no_args_is_help=True)
 
 
 @app.command()
 def start() -> None:
-    """Start the local server, or find it running; it stays up until `ohlcv db stop`."""
+    """Start the local server, or find it running; it stays up until `ohlcv db stop`.
+
+    \b
+    Examples:
+      ohlcv db start
+
+    Exit code: 0 it answers; 3 it does not start.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     local = _local()
     local.up()
     typer.echo(_described(local.status()))
@@ -28,24 +39,51 @@ def start() -> None:
 
 @app.command()
 def stop() -> None:
-    """Stop the local server: sessions are cut, what was committed stays."""
+    """Stop the local server: sessions are cut, what was committed stays.
+
+    \b
+    Examples:
+      ohlcv db stop
+
+    Exit code: 0 it does not run any more; 3 it cannot be stopped.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     typer.echo("PostgreSQL is stopped" if _local().down() else "PostgreSQL was not running")
 
 
 @app.command()
-def status() -> None:
-    """Say whether the server answers and where its data are; exit code 3 when the bars' server does not answer."""
+def status(as_json: JsonOption = False) -> None:
+    """Say whether the server answers and where its data are.
+
+    \b
+    Examples:
+      ohlcv db status
+      ohlcv db status --json | jq .local.port
+
+    Exit code: 0 the bars' server answers; 3 it does not.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     given = settings().database_url is not None
-    if given:
-        typer.echo(f"the bars are where OHLCV_DATABASE_URL says: PostgreSQL {_given_version()} answers")
+    version = _given_version() if given else None
     seen = _local().status()
-    typer.echo(_described(seen))
+    if as_json:
+        told = {"version": version} if given else None
+        print_json({"given": told, "local": {name: getattr(seen, name) for name in _STATUS}})
+    else:
+        if given:
+            typer.echo(f"the bars are where OHLCV_DATABASE_URL says: PostgreSQL {version} answers")
+        typer.echo(_described(seen))
     raise typer.Exit(0 if given or seen.running else 3)
 
 
 @app.command()
 def migrate() -> None:
-    """Make the tables of the bars, or bring them up to date; the local server is started for it."""
+    """Make the tables of the bars, or bring them up to date; the local server is started for it.
+
+    \b
+    Examples:
+      ohlcv db migrate
+
+    Exit code: 0 the tables are up to date; 3 the database does not answer, or refuses.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.storage.database import Database
     from ohlcv_assets.storage.local_postgres import bars_url
 

@@ -111,8 +111,9 @@ def download_bulk(
     """Fetch the history of a market by REST, at the exchange's own limit, and only what is not there yet.
 
     \b
-    ohlcv download-bulk --start_timestamp 2025-06-01 --end_timestamp 2025-07-01 --contract_type spot
-    ohlcv download-bulk --start-timestamp 2024-01-01 --end-timestamp 2025-01-01 --dry-run
+    Examples:
+      ohlcv download-bulk --start_timestamp 2025-06-01 --end_timestamp 2025-07-01 --contract_type spot
+      ohlcv download-bulk --start-timestamp 2024-01-01 --end-timestamp 2025-01-01 --dry-run
 
     The interval is half-open, UTC. The lake holds whole UTC days: with --data_format parquet every finished day that the
     interval touches is fetched, whole; with postgres exactly its minutes. Ended or killed, the same command goes on where

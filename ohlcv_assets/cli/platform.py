@@ -25,7 +25,14 @@ def up(port: int = typer.Option(3000, help="Port of the UI; 0 chooses a free one
     """Run the platform against Binance until Ctrl-C: PostgreSQL, Dagster's daemon with sensors on, and the UI.
 
     With OHLCV_EXCHANGE_URL set, against that replay exchange instead.
-    """
+
+    \b
+    Examples:
+      ohlcv up
+      ohlcv up --port 3100
+
+    Exit code: 0 ended by Ctrl-C; 2 a setting cannot be used; 3 exchange, database or lake are unavailable.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.platform.up import run_until_stopped
 
     run_until_stopped(read_settings(), Console(), ui_port=port)
@@ -35,7 +42,14 @@ def ui(port: int = typer.Option(3000, help="Port of the UI; 0 chooses a free one
     """Open the UI over what `ohlcv demo` left, with its PostgreSQL and its exchange, until Ctrl-C.
 
     Another shell sees the same stores and exchange after `. .ohlcv/demo/env.sh`.
-    """
+
+    \b
+    Examples:
+      ohlcv ui
+      ohlcv ui --port 0
+
+    Exit code: 0 ended by Ctrl-C; 3 there is no demo to open, or its PostgreSQL or exchange does not start.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.platform.demo_home import reopened_exchange, reopened_settings
     from ohlcv_assets.platform.up import show_ui
 
@@ -61,11 +75,13 @@ def demo(
 ) -> None:
     """Take one day of bars through the whole platform, offline, and print how well both captures match.
 
+    \b
     Examples:
-        ohlcv demo
+      ohlcv demo
+      ohlcv demo --data bars.parquet --market futures --day 2025-06-01
 
-        ohlcv demo --data bars.parquet --market futures --day 2025-06-01
-    """
+    Exit code: 0 both captures are the same; 1 they are not; 2 the question cannot be meant; 3 a server does not start.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.platform.demo import Demo, DemoOptions
 
     _check_recording(data, day.date())

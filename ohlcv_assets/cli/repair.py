@@ -45,9 +45,15 @@ def repair(
 ) -> None:
     """Fetch a third time what differs between PostgreSQL and the lake, and repair what this decides.
 
+    \b
+    Examples:
+      ohlcv repair --market spot --day 2025-06-01 --dry-run
+      ohlcv repair --market futures --day 2025-06-01 --hour 5
+      ohlcv repair --market spot --day 2025-06-01 --list --json
+
     Exit code: 0 everything is the same on both sides now, 1 something is undecided or needs --confirm, 2 the question
     cannot be meant, 3 exchange, database or lake are unavailable.
-    """
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.instruments import Market
     from ohlcv_assets.quality.repair import Limits
 

@@ -50,7 +50,14 @@ def replay(
 
     Either from recorded bars (--data FILE --market futures) or from a made-up market (--generate). Point the capture code at it with
     OHLCV_EXCHANGE_URL.
-    """
+
+    \b
+    Examples:
+      ohlcv replay --generate --symbols 50 --days 3 --speed 60
+      ohlcv replay --data bars.parquet --market futures --start 2025-06-01T12:00Z
+
+    Exit code: 0 ended by Ctrl-C; 2 the question cannot be meant, or the port is taken.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.replay.faults.rules import read_rules
     from ohlcv_assets.replay.faults.script import FaultScript
     from ohlcv_assets.replay.server import Listening, ReplayExchange, serve

@@ -56,10 +56,17 @@ def stream(
 ) -> None:
     """Store every bar of a market in PostgreSQL as it closes, for some hours, and say what is missing.
 
-    Ctrl-C lets the minute that runs be the last one and ends when its bars are in; a second Ctrl-C ends at once. Exit
-    code: 0 every bar is stored, 1 bars are missing (they are named), 2 the question cannot be meant, 3 exchange or
+    Ctrl-C lets the minute that runs be the last one and ends when its bars are in; a second Ctrl-C ends at once.
+
+    \b
+    Examples:
+      ohlcv stream --market spot --hours 2
+      ohlcv stream --market futures --shard 1/4 --json
+      ohlcv stream --market spot --symbols BTC/USDT,ETH/USDT
+
+    Exit code: 0 every bar is stored, 1 bars are missing (they are named), 2 the question cannot be meant, 3 exchange or
     database are unavailable.
-    """
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.stream_display import open_display
 
     configured = settings()

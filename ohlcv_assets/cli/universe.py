@@ -97,7 +97,14 @@ def snapshot(
 
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
-    """Every released version, oldest first; the one in use is marked."""
+    """Every released version, oldest first; the one in use is marked.
+
+    \b
+    Examples:
+      ohlcv universe list
+
+    Exit code: 0 told; 2 there is no such version, or its file was changed.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.universe_tables import show_table
     from ohlcv_assets.instruments import load_universe, released_versions
 
@@ -124,7 +131,15 @@ def show(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """The symbols of a version, with the times of their listings where they are known."""
+    """The symbols of a version, with the times of their listings where they are known.
+
+    \b
+    Examples:
+      ohlcv universe show v7.3
+      ohlcv universe show --at 2024-01-01 --json | jq .symbols.spot
+
+    Exit code: 0 told; 2 there is no such version, or its file was changed.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.universe_tables import listing_row, show_table
     from ohlcv_assets.instruments import Market
 
@@ -145,7 +160,14 @@ def diff(
     latter: Annotated[str, typer.Argument(help="Another one.", autocompletion=complete_universe)],
     as_json: _Json = False,
 ) -> None:
-    """What is otherwise in the second version than in the first. Exit code 0 whether they differ or not."""
+    """What is otherwise in the second version than in the first.
+
+    \b
+    Examples:
+      ohlcv universe diff v7.3 v7.4
+
+    Exit code: 0 whether they differ or not; 2 there is no such version, or its file was changed.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.universe_tables import changes
 
     found = [asdict(change) for change in changes(_load(former), _load(latter))]
@@ -162,7 +184,15 @@ def check(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Whether a version's file is what was released under its name. Exit code: 0 it is, 1 it was changed."""
+    """Whether a version's file is what was released under its name.
+
+    \b
+    Examples:
+      ohlcv universe check
+      ohlcv universe check v7.3 --json
+
+    Exit code: 0 it is; 1 it was changed; 2 there is no such version.
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.errors import UniverseChanged
     from ohlcv_assets.instruments import released_versions
 

@@ -60,8 +60,15 @@ def verify(
     """Fetch old days again and compare them with the lake, bar for bar.
 
     A day that the exchange changed gets a new version in the lake; the old one is kept, and the differences are listed.
+
+    \b
+    Examples:
+      ohlcv verify --since 7d
+      ohlcv verify --market spot --day 2025-06-01 --day 2025-06-02 --json
+      ohlcv verify --market spot --day 2025-06-01 --accept
+
     Exit code: 0 nothing changed, 1 something did, 2 the question cannot be meant, 3 exchange or lake are unavailable.
-    """
+    """  # noqa: D301  the backspace keeps the lines of the examples apart
     from rich.console import Console
 
     from ohlcv_assets.instruments import Market

@@ -27,6 +27,17 @@ def test_every_command_has_its_section_with_all_options(command) -> None:
         assert parameter.help, f"{command.name} {names[0]} has no help"
 
 
+@pytest.mark.parametrize("command", list(commands()), ids=lambda command: command.name)
+def test_every_command_has_examples_and_exit_codes(command) -> None:
+    """The help of each command shows how it is typed, in lines that the program understands, and what its exit codes mean."""
+    examples = command.described.help.split("Examples:\n")[1].split("\n\n")[0].splitlines()
+    assert any(line.strip().startswith(command.name) for line in examples)
+    for line in examples:
+        for each in re.findall(r"ohlcv [^|$()]*", line):
+            understand(each.strip().rstrip('"'))
+    assert re.search(r"Exit\s+code:\s+0 ", command.described.help)
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
