@@ -69,11 +69,12 @@ class Coverage:
 
     @property
     def command(self) -> str:
-        """How this is asked for again."""
+        """How this is asked for again, of all symbols."""
         start, end = (
             iso(moment).removesuffix("T00:00Z") for moment in (self.interval.start_ms, self.interval.end_ms)
         )
-        return f"ohlcv coverage --market {self.market} --start {start} --end {end} --source {self.source}"
+        of = "" if self.source == "both" else f" --source {self.source}"
+        return f"ohlcv coverage --market {self.market} --start {start} --end {end}{of}"
 
     def sentence(self) -> str:
         """What it comes to, in words."""

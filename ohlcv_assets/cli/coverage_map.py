@@ -160,8 +160,7 @@ def _lines(drawn: Grid, label: int, cell: int) -> list[Text]:
     for level, character, meaning in _LEGEND:
         legend.append(f" {character} ", style=_STYLES[level]).append(f" {meaning}  ", style="dim")
     many = "a day" if drawn.days == 1 else f"{drawn.days} days"
-    legend.append(f"a column is {many}, UTC", style="dim")
-    return [*lines, Text(), legend]
+    return [*lines, Text(), legend, Text(f"a column is {many}, UTC", style="dim")]
 
 
 def _dates(drawn: Grid, cell: int) -> str:
