@@ -202,7 +202,7 @@ class OhlcvClient(Knowledge):
         }
         if source != "stitched":
             return read[source]().with_columns(pl.lit(source).alias(SOURCE))
-        stores = ["daily", "streamed"] if self._has_database else ["daily"]
+        stores = ["daily", "streamed"] if self.has_database else ["daily"]
         return newer_of([read[name]().with_columns(pl.lit(name).alias(SOURCE)) for name in stores])
 
     def coverage(

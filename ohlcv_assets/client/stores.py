@@ -66,7 +66,7 @@ class Stores:
     def _database(self) -> Database:
         from ohlcv_assets.storage.database import Database
 
-        if not self._has_database:
+        if not self.has_database:
             raise NoBars(
                 "there is no database, where streamed bars are",
                 hint='read source="daily" from the lake, set OHLCV_DATABASE_URL, or capture into a local one: '
