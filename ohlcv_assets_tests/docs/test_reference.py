@@ -116,13 +116,6 @@ def test_every_exit_code_is_explained():
     assert codes == {"0", *(str(item.exit_code) for item in _CLASSES.values())}
 
 
-@pytest.mark.parametrize("path", sorted(_DOCS.rglob("*.md")), ids=lambda path: path.relative_to(_DOCS).as_posix())
-def test_links_between_pages_lead_somewhere(path):
-    """A relative link on any page of the documentation names a file that is there."""
-    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", path.read_text("utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
-
-
 @pytest.mark.parametrize("path", sorted((_DOCS / "decisions").glob("*.md")), ids=lambda path: path.stem)
 def test_every_decision_says_why(path):
     """A decision record is numbered, and has its context, its decision, its reasons and its consequences."""
