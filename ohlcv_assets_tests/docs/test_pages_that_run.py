@@ -21,6 +21,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import polars as pl
+import psycopg
 import pytest
 
 from ohlcv_assets.storage.local_postgres import LocalPostgres
@@ -150,10 +151,13 @@ def elsewhere(followed: Followed, s3_server: S3Server) -> Iterator[None]:
     """A second PostgreSQL server and a bucket, named to the tutorial's shell as the page of moving asks for."""
     with open_temporary_folder() as home:
         server = LocalPostgres(home).up()
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            # What the master user of RDS may: it is no superuser.
+            connection.execute("create role master login createrole createdb password 'of-rds'")
         try:
             named = {
                 **s3_server.environment,
-                "ADMIN_URL": server.url("postgres"),
+                "ADMIN_URL": f"postgresql://master:of-rds@127.0.0.1:{server.port}/postgres",
                 "NEW_URL": f"postgresql://capture:change-me@127.0.0.1:{server.port}/bars",
                 "NEW_LAKE": f"{s3_server.new_url()}/stockholm",
             }
