@@ -231,6 +231,23 @@ def test_everything_is_put_away_in_the_end(followed: Followed) -> None:
         socket.create_connection(("127.0.0.1", int(followed.variables["OHLCV_EXCHANGE_URL"].rpartition(":")[2])))
 
 
+@pytest.mark.parametrize(
+    ("said", "noticed"),
+    [
+        ("all 34,560 bars are equal\ntook 2.5 s\nreport: /tmp/x/report.html\n", False),
+        ("all 34,560 bars are equal\ntook 31.0 s\nreport: /elsewhere\n", False),
+        ("all 34,559 bars are equal\ntook 2.5 s\nreport: /tmp/x/report.html\n", True),
+        ("all 34,560 bars are equal\nreport: /tmp/x/report.html\n", True),
+        ("a warning\nall 34,560 bars are equal\ntook 2.5 s\nreport: /tmp/x/report.html\n", True),
+        ("", True),
+    ],
+)
+def test_an_answer_that_is_not_the_shown_one_is_noticed(said: str, noticed: bool) -> None:
+    """Other numbers, a line too few or too many are noticed; seconds and paths that differ by nature are not."""
+    step = Step("ohlcv qa", ("all 34,560 bars are equal", "took 0.1 s", "report: ..."))
+    assert (mismatch(Answer(step, said, 0), {}) is not None) is noticed
+
+
 def test_the_set_up_of_the_tutorial_is_a_target_of_make() -> None:
     """What the tutorial tells to make is a file that the Makefile knows how to make."""
     told = [
