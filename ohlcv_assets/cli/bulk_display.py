@@ -139,7 +139,7 @@ def _planned(plan: Plan) -> Iterator[str]:
     cut = (
         f" (cut off at {iso(plan.cut_at_ms)}: what comes after is not finished)" if plan.cut_at_ms is not None else ""
     )
-    yield f"{plan.interval}{cut}: {plan.days} days to fetch{there}"
+    yield f"{plan.interval}{cut}: {plan.days} {'day' if plan.days == 1 else 'days'} to fetch{there}"
     yield (
         f"{plan.bars:,} bars, {plan.requests:,} requests, weight {plan.weight:,}: "
         f"{plan.minutes:,} min of the exchange's budget ({plan.weight_a_minute:,} a minute)"

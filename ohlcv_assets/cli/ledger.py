@@ -1,11 +1,13 @@
 """`ohlcv ledger`: in which state every expected minute of a day is, and the cause of every gap.
 
-Lives here: options, what is shown, and exit codes. Does not: the states (quality/ledger.py), or recording them, which is Dagster's.
+Lives here: options, what is shown, and exit codes. Does not: the states (quality/ledger.py), or where a ledger is kept
+(quality/ledger_day.py). On a running platform Dagster's asset records each day; here a person does.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,23 +19,24 @@ from ohlcv_assets.settings import Settings, settings
 if TYPE_CHECKING:
     from datetime import date
 
-    import polars as pl
-
     from ohlcv_assets.instruments import Market, Universe
     from ohlcv_assets.quality.ledger import Ledger
-    from ohlcv_assets.storage.database import Database
-    from ohlcv_assets.storage.lake import Lake
 
 _Now = Annotated[bool, typer.Option("--now", help="Work it out anew from both captures, and store nothing.")]
+_Record = Annotated[
+    bool,
+    typer.Option("--record", help="Work it out anew and keep it in both stores, as the asset does: reads go by it."),
+]
 
 _SHOWN = 30
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """A ledger, and whether it is the one on record."""
+    """A ledger, and where it comes from: the record, or now; what comes from now may be on record since then."""
 
     ledger: Ledger
+    origin: str
     is_recorded: bool
 
 
@@ -42,26 +45,32 @@ def ledger(
     day: DayOption,
     universe: UniverseOption = None,
     now: _Now = False,
+    record: _Record = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say in which state every expected minute of a UTC day is; the counts sum to symbols times minutes.
 
-    What Dagster recorded last is shown; of a day that it never recorded, and with --now, the ledger is worked out anew.
+    What was recorded last is shown; of a day without a record, and with --now or --record, the ledger is worked out anew.
 
     \b
     Examples:
       ohlcv ledger --market spot --day 2025-06-01
+      ohlcv ledger --market spot --day 2025-06-01 --record
       ohlcv ledger --market futures --day 2025-06-01 --json | jq '.counts'
 
     Exit code: 0 every minute is confirmed or explained; 1 a minute is missing, differs or is on one side only, or the day was
     never downloaded; 2 the question cannot be meant; 3 database or lake are unavailable.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.asked import day_of
+    from ohlcv_assets.errors import UsageError
     from ohlcv_assets.instruments import Market, load_universe
 
+    if now and record:
+        raise UsageError("--now stores nothing, and --record does", hint="give one of them")
     configured, chosen, wanted = settings(), Market.parse(market), day_of(day)
     released = load_universe(universe or configured.universe, configured.universes)
-    answer = _answer(configured, chosen, wanted, released, now=now)
+    stored = None if now or record else _recorded(configured, chosen, wanted, released)
+    answer = stored or _worked_out(configured, chosen, wanted, released, record=record)
     if as_json:
         _tell(answer)
     else:
@@ -69,21 +78,7 @@ def ledger(
     raise typer.Exit(1 if answer.ledger.unexplained() else 0)
 
 
-def _answer(configured: Settings, market: Market, day: date, universe: Universe, *, now: bool) -> _Answer:
-    from ohlcv_assets.storage.database import Database
-    from ohlcv_assets.storage.lake import Lake, Signature
-
-    stored = None if now else _recorded(configured, market, day, universe)
-    if stored is not None:
-        return _Answer(stored, is_recorded=True)
-    # What was never downloaded needs no database to say so.
-    lake = Lake(configured.lake_url)
-    fetched = lake.read_day(Signature.daily(market, universe), day)
-    with Database.open(configured) as database:
-        return _Answer(_worked_out(database, lake, fetched, universe, market, day), is_recorded=False)
-
-
-def _recorded(configured: Settings, market: Market, day: date, universe: Universe) -> Ledger | None:
+def _recorded(configured: Settings, market: Market, day: date, universe: Universe) -> _Answer | None:
     """The newest ledger on record that speaks of the whole day; None where there is none."""
     import polars as pl
 
@@ -100,20 +95,24 @@ def _recorded(configured: Settings, market: Market, day: date, universe: Univers
         return None
     # What is on record are ranges: trades outside of a listing were told when they were found.
     untold = pl.DataFrame(schema={"symbol": pl.String, "timestamp": pl.Int64})
-    return Ledger(market, interval, symbols, ranges, untold)
+    return _Answer(Ledger(market, interval, symbols, ranges, untold), "as recorded last", is_recorded=True)
 
 
-def _worked_out(
-    database: Database, lake: Lake, fetched: pl.DataFrame, universe: Universe, market: Market, day: date
-) -> Ledger:
-    from ohlcv_assets.quality.evidence import evidence_of_day
-    from ohlcv_assets.quality.ledger import ledger
-    from ohlcv_assets.timestamps import Interval
+def _worked_out(configured: Settings, market: Market, day: date, universe: Universe, *, record: bool) -> _Answer:
+    """The ledger of what both stores hold now, kept in both when that is asked for."""
+    from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
+    from ohlcv_assets.storage.database import Database
+    from ohlcv_assets.storage.lake import Lake, Signature
 
-    interval, symbols = Interval.of_day(day), universe.symbols[market]
-    streamed = database.read(market, interval, symbols=symbols)
-    evidence = evidence_of_day(database, lake, universe, market, day)
-    return ledger(streamed, fetched, symbols, market, interval, evidence)
+    lake = Lake(configured.lake_url)
+    # What was never downloaded is an error here, and needs no database to be one.
+    lake.content_hash_of(Signature.daily(market, universe), day)
+    with Database.open(configured) as database:
+        found = ledger_of_day(database, lake, universe, market, day)
+        if not record:
+            return _Answer(found, "worked out now, not recorded", is_recorded=False)
+        version, _ = keep_ledger(database, lake, universe, found, run_id=f"ledger-{os.getpid()}-{day}")
+        return _Answer(found, f"recorded now as version {version}", is_recorded=True)
 
 
 def _tell(answer: _Answer) -> None:
@@ -153,8 +152,7 @@ def _show(answer: _Answer) -> None:
     from ohlcv_assets.cli.universe_tables import show_table
 
     found = answer.ledger
-    origin = "as recorded last" if answer.is_recorded else "worked out now, not recorded"
-    print(f"{found.market} {found.interval}, {len(found.symbols)} symbols, {origin}")
+    print(f"{found.market} {found.interval}, {len(found.symbols)} symbols, {answer.origin}")
     counts = [
         (state.value, f"{bars:,}", _share(bars, found.expected)) for state, bars in found.counts().items() if bars
     ]

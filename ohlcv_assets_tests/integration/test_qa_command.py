@@ -197,6 +197,19 @@ def test_a_recorded_ledger_is_shown_as_it_was_recorded(stores, database_url: str
     assert State.FETCHED_ONLY.value not in anew.out
 
 
+def test_a_ledger_can_be_recorded_by_hand(stores, whole) -> None:
+    """--record keeps it in both stores: from then on it is shown, and verified bars are read; --now beside it is refused."""
+    program = stores(whole, whole)
+    read = ("read", FUTURES[0], "--market", "futures", "--start", "2025-06-01", "--end", "2025-06-02", "--verified")
+    assert program.run(*read).code == 1
+    recorded = program.run(*LEDGER, "--record")
+    assert (recorded.code, "recorded now as version 1" in recorded.out) == (0, True)
+    assert "as recorded last" in program.run(*LEDGER).out
+    assert program.run(*read).code == 0
+    assert json.loads(program.run(*LEDGER, "--record", "--json").out)["is_recorded"] is True
+    assert program.run(*LEDGER, "--record", "--now").code == 2
+
+
 def test_a_day_in_which_all_is_confirmed_is_exit_code_0(stores, whole) -> None:
     """Nothing to look at: one state, the whole grid, no ranges."""
     ended = stores(whole, whole).run(*LEDGER)
