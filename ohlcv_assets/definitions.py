@@ -75,6 +75,8 @@ def build_defs(*, settings: Settings | None = None, resources: Mapping[str, Any]
             *build_alert_sensors(settings),
         ],
         resources={**default_resources(), **(resources or {})},
+        # A backfill's runs are of no job of ours: without this, each day or month would load the code location twice.
+        executor=dg.in_process_executor,
     )
 
 

@@ -9,7 +9,7 @@ Annotations are not postponed in this module: Dagster reads them when an asset i
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing
 from datetime import timedelta
 from functools import partial
@@ -30,6 +30,7 @@ from ohlcv_assets.logs import get_logger
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import (
+    DAYS_OF_A_RUN,
     daily_partitions,
     day_of,
     hour_of,
@@ -136,16 +137,18 @@ def build_recent_bars(settings: Settings, market: Market) -> dg.AssetsDefinition
     return recent_bars
 
 
-def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
-    """Bars fetched by REST, a UTC day a partition, in the lake."""
+def build_daily_bars(
+    settings: Settings, market: Market, *, name: str = "daily_bars", policy: dg.BackfillPolicy = DAYS_OF_A_RUN
+) -> dg.AssetsDefinition:
+    """Bars fetched by REST, a UTC day a partition, in the lake; a measurement chooses another name and policy."""
 
     @dg.asset(
-        key=asset_key(settings, market, "daily_bars"),
+        key=asset_key(settings, market, name),
         group_name=market.value,
         kinds={"parquet"},
         tags={"market": market.value},
         partitions_def=daily_partitions(settings, market),
-        backfill_policy=dg.BackfillPolicy.multi_run(31),
+        backfill_policy=policy,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26)),
         description=f"One-minute bars of {market}, one immutable Parquet file a UTC day, downloaded by REST.",
     )
@@ -158,9 +161,9 @@ def build_daily_bars(settings: Settings, market: Market) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
         keys, outcomes = selected_keys(context), Outcomes(context)
         with failures():
-            released = universe.load()
-            download = partial(_download, exchange.open(market), lake.open(), market, released)
-            asyncio.run(download(keys, config, outcomes))
+            days = _download(exchange.open(market), lake.open(), market, universe.load(), keys, config, outcomes)
+            for key in _one_by_one(days):
+                yield from outcomes.at_once(key)
         yield from outcomes.materializations()
         outcomes.insist()
 
@@ -239,7 +242,8 @@ async def _download(
     keys: list[str],
     config: DailyBarsConfig,
     outcomes: Outcomes,
-) -> None:
+) -> AsyncIterator[str]:
+    """Download the days in their order; each key as soon as it was tried."""
     store = partial(download_day, replace=config.replace, universe_hash=universe.content_hash)
     async with opening as exchange:
         for key in outcomes.trying(keys):
@@ -248,6 +252,18 @@ async def _download(
                 symbols = universe.listed_in(market, Interval.of_day(day_of(key)))
                 download = await store(exchange, lake, Signature.daily(market, universe), symbols, day_of(key))
                 facts |= {**_of_download(download, len(symbols)), "taken_s": time.monotonic() - started_s}
+            yield key
+
+
+def _one_by_one(steps: AsyncIterator[str]) -> Iterator[str]:
+    """What an asynchronous iterator yields, to code that is not asynchronous: Dagster takes an event from between two steps."""
+    with asyncio.Runner() as runner:
+
+        async def following() -> str | None:
+            return await anext(steps, None)
+
+        while (step := runner.run(following())) is not None:
+            yield step
 
 
 def _observer(context: dg.AssetExecutionContext, keys: list[str]) -> OnMinute:

@@ -21,6 +21,9 @@ FIRST_DAY: dict[Market, str] = {Market.SPOT: "2017-08-17", Market.FUTURES: "2019
 
 #: The hours of one check that its page shows: 720. At 2,160 a page took seconds, at every look, and older hours stand in the day's QA.
 _RECENT_DAYS = 30
+#: How a backfill of days is cut into runs, decided by measurement (docs/decisions/0009-a-backfill-is-runs-of-a-month.md).
+DAYS_OF_A_RUN = dg.BackfillPolicy.multi_run(31)
+
 _HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 _DAY_FORMAT = "%Y-%m-%d"
 

@@ -21,6 +21,7 @@ from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.orchestration import checks, metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import (
+    DAYS_OF_A_RUN,
     daily_partitions,
     day_of,
     hour_of,
@@ -136,7 +137,7 @@ def _build(
         deps=[
             asset_key(settings, market, each) for each in ("streamed_bars", fetched, name.replace("_qa", "_repair"))
         ],
-        backfill_policy=dg.BackfillPolicy.multi_run(31) if name == "daily_qa" else None,
+        backfill_policy=DAYS_OF_A_RUN if name == "daily_qa" else None,
         check_specs=specs,
         description=description,
     )

@@ -1,11 +1,14 @@
 """A run over several partitions: one that fails does not take the others with it.
 
-Lives here: what became of each partition of a run, and how the run says so at its end. Does not: the work of any of them
-(assets.py, qa.py).
+Lives here: what became of each partition of a run, and how the run says so. Does not: the work of any of them (assets.py, qa.py,
+ledger.py).
 
 Dagster stores a step's materializations when the step succeeds, for all its partitions at once. A run that failed on one day of
 seven would leave all seven missing. So the days that were done are reported one by one, and then the run fails and names the others.
 Whoever asks for what is missing, or has the backfill started again from its failure, gets those alone.
+
+A download of a month takes its time, and its process may be killed: each day is reported as soon as it is in the lake (`at_once`).
+Dagster insists on a result at the end and stores it for all partitions again: such a day has two materializations of one run.
 
 Annotations are not postponed, as in the modules that define assets.
 """
@@ -35,6 +38,7 @@ class Outcomes:
         self.errors: dict[str, OhlcvError] = {}
         self._context = context
         self._untried: list[str] = []
+        self._reported: set[str] = set()
 
     def trying(self, keys: list[str]) -> Iterator[str]:
         """The partitions in their order, until `GIVE_UP_AFTER` of them failed one after the other."""
@@ -57,10 +61,18 @@ class Outcomes:
         else:
             self.facts[key] = facts
 
+    def at_once(self, key: str) -> Iterator[dg.AssetMaterialization]:
+        """What the run yields as soon as a partition was done, when it has others: a kill does not undo it then."""
+        if key in self.facts and self._context.has_partition_key_range:
+            self._reported.add(key)
+            yield dg.AssetMaterialization(self._context.asset_key, partition=key, metadata=self.facts[key])
+
     def materializations(self) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]:
         """What the run yields for the partitions that were done; all of them by one result when none failed."""
         if self.errors:
             for key, facts in self.facts.items():
+                if key in self._reported:
+                    continue
                 yield dg.AssetMaterialization(self._context.asset_key, partition=key, metadata=facts)
             return
         for key, facts in self.facts.items():

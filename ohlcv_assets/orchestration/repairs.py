@@ -21,6 +21,7 @@ from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import (
+    DAYS_OF_A_RUN,
     daily_partitions,
     day_of,
     hour_of,
@@ -79,7 +80,7 @@ def _build(
         partitions_def=partitions,
         deps=[asset_key(settings, market, "streamed_bars"), asset_key(settings, market, f"{kind}_bars")],
         # As its QA, so that a backfill of both is one.
-        backfill_policy=dg.BackfillPolicy.multi_run(31) if kind == "daily" else None,
+        backfill_policy=DAYS_OF_A_RUN if kind == "daily" else None,
         description=f"What differs between streamed_bars and {kind}_bars of {market} is fetched a third time; the side "
         "that this contradicts gets a revision, or a new version of its file. What it cannot decide stays red.",
     )

@@ -36,10 +36,12 @@ class Platform:
     Attributes:
         settings: the deployment's settings.
         ui_port: the webserver's port; 0 chooses a free one.
+        module: what Dagster loads; a measurement puts its own in place of it.
     """
 
     settings: Settings
     ui_port: int = 0
+    module: str = "ohlcv_assets.definitions"
     servers: list[ServerProcess] = field(default_factory=list)
     _started_postgres: bool = False
     _dagster_url: str = field(default="", repr=False)
@@ -94,7 +96,7 @@ class Platform:
 
     def start(self, name: str, command: list[str]) -> ServerProcess:
         """Another server of ours, with the platform's environment."""
-        server = ServerProcess(name, command, self._environment(), self.settings.home / "logs")
+        server = ServerProcess(name, command, self.environment(), self.settings.home / "logs")
         self.servers.append(server)
         return server
 
@@ -122,7 +124,8 @@ class Platform:
     def _spawn(self, name: str, *arguments: str, program: str = "dagster") -> ServerProcess:
         return self.start(name, [str(Path(sys.executable).parent / program), *arguments])
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """The variables of its servers, and of a program that is to find what they find."""
         # Our settings and nothing else of ours: a variable that is set around the demo must not reach into it.
         others = {name: value for name, value in os.environ.items() if not name.startswith("OHLCV_")}
         return {
@@ -149,8 +152,7 @@ class Platform:
 
 def _code_arguments(platform: Platform, code_port: int) -> list[str]:
     name = platform.settings.location_name
-    module = "ohlcv_assets.definitions"
-    return ["-m", module, "-h", "127.0.0.1", "-p", str(code_port), "--location-name", name]
+    return ["-m", platform.module, "-h", "127.0.0.1", "-p", str(code_port), "--location-name", name]
 
 
 def _for_dagster(url: str) -> str:
