@@ -19,7 +19,7 @@ import polars as pl
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
-from ohlcv_assets.orchestration.partitions import daily_partitions, day_of, selected_keys
+from ohlcv_assets.orchestration.partitions import DAYS_OF_A_RUN, daily_partitions, day_of, selected_keys
 from ohlcv_assets.orchestration.preview import evaluation_of_partition, outputs_of_checks
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
 from ohlcv_assets.quality.ledger import Ledger, State
@@ -55,7 +55,7 @@ class _Kept:
 def build_ledger(settings: Settings, market: Market) -> dg.AssetsDefinition:
     """The asset `ledger` of a market, a UTC day a partition."""
     key, partitions = asset_key(settings, market, "ledger"), daily_partitions(settings, market)
-    specs = _specs(key, partitions)
+    specs = check_specs(key, partitions)
 
     @dg.asset(
         key=key,
@@ -65,7 +65,7 @@ def build_ledger(settings: Settings, market: Market) -> dg.AssetsDefinition:
         partitions_def=partitions,
         # A repair comes first where both are asked for: the ledger then says what it led to.
         deps=[asset_key(settings, market, name) for name in ("streamed_bars", "daily_bars", "daily_repair")],
-        backfill_policy=dg.BackfillPolicy.multi_run(31),
+        backfill_policy=DAYS_OF_A_RUN,
         check_specs=specs,
         description=f"Every expected minute of {market} in exactly one state: confirmed, repaired, halted, not listed, on one "
         "side only, differing or missing, each gap with its cause and the proof.",
@@ -94,7 +94,8 @@ def build_ledger(settings: Settings, market: Market) -> dg.AssetsDefinition:
     return ledger
 
 
-def _specs(key: dg.AssetKey, partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
+def check_specs(key: dg.AssetKey, partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
+    """The two checks of a ledger, one evaluation a day each."""
     return [
         dg.AssetCheckSpec(name, asset=key, description=meaning, blocking=name in _BLOCKING, partitions_def=partitions)
         for name, meaning in MEANINGS.items()
