@@ -21,6 +21,7 @@ from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import DAYS_OF_A_RUN, daily_partitions, day_of, selected_keys
 from ohlcv_assets.orchestration.preview import evaluation_of_partition, outputs_of_checks
+from ohlcv_assets.orchestration.ranges import Outcomes
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
 from ohlcv_assets.quality.ledger import Ledger, State
 from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
@@ -75,20 +76,22 @@ def build_ledger(settings: Settings, market: Market) -> dg.AssetsDefinition:
         database: DatabaseResource,
         lake: LakeResource,
         universe: UniverseResource,
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
         evaluated: dict[str, dict[str, tuple[bool, str, dict[str, Any]]]] = {}
+        outcomes = Outcomes(context)
         with failures(), closing(database.open()) as store:
             opened, released = lake.open(), universe.load()
-            for partition in selected_keys(context):
+            for partition in outcomes.trying(selected_keys(context)):
                 started_s = time.monotonic()
-                kept = _keep(store, opened, released, market, partition, context.run.run_id)
-                facts = {**_facts(kept), "taken_s": time.monotonic() - started_s}
-                context.add_asset_metadata(facts, partition_key=partition)
-                evaluated[partition] = {LEDGER_SUMS_TO_GRID: _sums(kept), NOTHING_UNEXPLAINED: _unexplained(kept)}
+                with outcomes.of(partition) as facts:
+                    kept = _keep(store, opened, released, market, partition, context.run.run_id)
+                    evaluated[partition] = {LEDGER_SUMS_TO_GRID: _sums(kept), NOTHING_UNEXPLAINED: _unexplained(kept)}
+                    facts |= {**_facts(kept), "taken_s": time.monotonic() - started_s}
         # The materialization has to be stored before a check can refer to it.
-        yield dg.MaterializeResult()
-        for partition, outcomes in evaluated.items():
-            yield from _evaluations(context, specs, partition, outcomes)
+        yield from outcomes.materializations()
+        for partition, each in evaluated.items():
+            yield from _evaluations(context, specs, partition, each)
+        outcomes.insist()
         yield from outputs_of_checks(specs)
 
     return ledger

@@ -117,3 +117,30 @@ def test_a_ledger_that_was_tampered_with_does_not_sum(deployment: Deployment, mo
     monkeypatch.setattr(asset, "keep_ledger", tampered)
     _, checks = _ledger(deployment, deployment.run("spot_day_qa", partition_key=DAY))
     assert not checks["ledger_sums_to_grid"].passed
+
+
+def test_a_day_that_fails_does_not_take_its_range_with_it(deployment: Deployment) -> None:
+    """Two days, the file of the second is damaged: the first has its ledger and its checks, the run names the second."""
+    _capture_day(deployment)
+    (file,) = deployment.settings.home.glob(f"lake/**/spot/**/date={DAY}/bars.parquet")
+    damaged = file.parent.with_name("date=2025-06-02") / file.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"no Parquet")
+    tags = dict(
+        zip(
+            ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"),
+            (DAY, "2025-06-02"),
+            strict=True,
+        )
+    )
+    result = deployment.run("spot_day_qa", tags=tags)
+    of_ledger = [event for event in result.all_events if str(event.step_key).endswith("ledger")]
+    assert [event.partition for event in of_ledger if event.is_step_materialization] == [DAY]
+    (failed,) = [event for event in of_ledger if event.is_step_failure]
+    assert "1 of 2 partitions failed: 2025-06-02" in failed.event_specific_data.error.message
+    checks = {
+        (each.check_name, each.partition): each.passed
+        for each in result.get_asset_check_evaluations()
+        if each.asset_key.path[-1] == "ledger"
+    }
+    assert checks == {("ledger_sums_to_grid", DAY): True, ("nothing_unexplained", DAY): True}
