@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-qa-day bench-repair bench-download lint lock clean
+.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-qa-day bench-repair bench-download bench-backfill bench-ui-year lint lock clean
 
 help:             ## This list
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,6 +49,12 @@ bench-repair: $(VENV)/ready ## From a red check to a green one, unattended, at 1
 
 bench-download: $(VENV)/ready ## Download throughput beside ccxt's own loop, the exchange's limits on and off, some three minutes (MINUTES=1)
 	@$(BIN)/python -m benchmarks.download $(if $(MINUTES),--minutes "$(MINUTES)")
+
+bench-backfill: $(VENV)/ready ## A range of days through Dagster: by day, week, month, at once; a kill; two at once (DAYS=31), some forty minutes
+	@$(BIN)/python -m benchmarks.backfill $(if $(DAYS),--days "$(DAYS)")
+
+bench-ui-year: $(VENV)/ready ## A year of days of both markets in the UI, looked at with a browser
+	@$(BIN)/python -m benchmarks.backfill_year
 
 lint: $(VENV)/ready   ## Formatting, lint, types, layers
 	@$(BIN)/ruff format --check .

@@ -37,6 +37,7 @@ from ohlcv_assets.timestamps import day_start_ms
 
 _FIRST_DAY, _SEED, _UNIVERSE = date(2025, 6, 1), 7, "v0.1"
 _MOST_S = 3600.0
+_STILL_LOOKS = 5
 _EVENTS = """
 query Events($id: ID!) { logsForRun(runId: $id, limit: 100) { ... on EventConnection { events {
   ... on MessageEvent { message } } } } }
@@ -71,7 +72,18 @@ class Stage:
         shutil.rmtree(self.platform.settings.home / "lake", ignore_errors=True)
 
     def worker_cpu_s(self) -> float:
-        """Processor time of the runs that have ended: children of the code location, which started them."""
+        """Processor time of the runs that have ended: children of the code location, which started them.
+
+        It counts a child when that has ended, which is some seconds after its run: the number has to stand still first.
+        """
+        last, still = -1.0, 0
+        while still < _STILL_LOOKS:
+            time.sleep(1)
+            now = self._children_cpu_s()
+            last, still = now, still + 1 if now == last else 0
+        return last
+
+    def _children_cpu_s(self) -> float:
         pid = next(server.pid for server in self.platform.servers if server.name == "code-location")
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
@@ -167,10 +179,10 @@ def _measured(scene: Stage, policy: str) -> list[str]:
     if progress.materialized != scene.days:
         raise Refused(f"the backfill ended as {progress}", hint="see the logs of its runs")
     runs = scene.backfills.runs(backfill)
-    spent = _since(before, scene.exchange.stats()["used_weight"]["futures"])
+    spent, used_s = _since(before, scene.exchange.stats()["used_weight"]["futures"]), scene.worker_cpu_s() - cpu_s
     working_s = max(run["endTime"] for run in runs) - min(run["startTime"] for run in runs)
     numbers = [f"{len(runs)}", f"{_most_at_once(runs)}", f"{taken_s:.0f}", f"{working_s:.0f}"]
-    numbers += [f"{taken_s / scene.days:.2f}", f"{scene.worker_cpu_s() - cpu_s:.0f}"]
+    numbers += [f"{taken_s / scene.days:.2f}", f"{used_s:.0f}"]
     return [*numbers, f"{sum(spent.values()):,}", f"{max(spent.values(), default=0):,}"]
 
 
@@ -190,10 +202,15 @@ def _most_at_once(runs: list[dict[str, Any]]) -> int:
 def _kill(scene: Stage) -> None:
     """One run killed with -9 when a third of the range was fetched: what has to be fetched again."""
     scene.exchange.set_speed(1.0)
-    typer.echo(
-        "\na run killed with -9 in the middle, the exchange at 1x\n\n| days a run | days done before | days lost | "
-        "pages of the retry | seconds of the retry |\n|---|" + "---:|" * 4
+    columns = (
+        "in the lake before",
+        "failed",
+        "of them in the lake already",
+        "pages of the retry",
+        "seconds of the retry",
     )
+    typer.echo("\na run killed with -9 in the middle, the exchange at 1x\n")
+    typer.echo(f"| days a run | {' | '.join(columns)} |\n|---|" + "---:|" * len(columns))
     for policy in scene.policies:
         scene.empty_lake()
         typer.echo(f"| {POLICIES[policy] or 'all'} | " + " | ".join(_killed(scene, policy)) + " |")
@@ -208,13 +225,16 @@ def _killed(scene: Stage, policy: str) -> list[str]:
     done = len(list(lake.rglob("futures/**/bars.parquet")))
     os.kill(_worker(scene, backfill), signal.SIGKILL)
     (progress,) = scene.backfills.wait(backfill, timeout_s=_MOST_S)
+    twice = sum(
+        f"date={key}" in str(list(lake.rglob("bars.parquet"))) for key in scene.backfills.partitions(asset, "FAILED")
+    )
     asked, began_s = scene.exchange.stats()["requests"]["futures"], time.monotonic()
     again = scene.backfills.retry_failed(backfill)
     (retried,) = scene.backfills.wait(again, timeout_s=_MOST_S)
     if retried.failed or retried.targeted != progress.failed:
         raise Refused(f"the retry ended as {retried} after {progress}", hint="see the logs of its runs")
     pages = scene.exchange.stats()["requests"]["futures"] - asked
-    return [f"{done}", f"{progress.failed}", f"{pages}", f"{time.monotonic() - began_s:.0f}"]
+    return [f"{done}", f"{progress.failed}", f"{twice}", f"{pages}", f"{time.monotonic() - began_s:.0f}"]
 
 
 def _worker(scene: Stage, backfill: str) -> int:

@@ -125,18 +125,18 @@ def _look(scene: Stage, pictures: Path | None) -> Look:
             shown = page.get_by_text(text).first
             look.at(name, lambda: page.goto(url + path), lambda: expect(shown).to_be_visible(timeout=_PATIENCE_MS))
 
-        bars, qa = f"/assets/{region}/futures/daily_bars", f"/assets/{region}/futures/daily_qa"
+        bars, qa = f"/assets/{region}/spot/daily_bars", f"/assets/{region}/spot/daily_qa"
         visit("first page", "/assets", "Catalog")
         visit("asset overview", f"{bars}?view=overview", "content_hash")
         visit("asset partitions", f"{bars}?view=partitions", f"Materialized ({scene.days})")
         visit("asset one day", f"{bars}?view=partitions&partition={scene.keys()[-1]}", "content_hash")
-        visit("asset events", f"{bars}?view=events", scene.keys()[-1])
+        visit("asset events", f"{bars}?view=events", "content_hash")
         visit("qa partitions", f"{qa}?view=partitions", f"Materialized ({scene.days})")
         visit("qa checks", f"{qa}?view=checks", "streamed_equals_fetched")
         visit("qa one check", f"{qa}?view=checks&checkDetail=streamed_complete", "bars_expected")
-        visit("ledger checks", f"/assets/{region}/futures/ledger?view=checks", "nothing_unexplained")
-        visit("lineage", f"/locations/ohlcv_{region}/asset-groups/futures/lineage", "Passed")
-        visit("backfills", "/runs?view=backfills", "Completed")
+        visit("ledger checks", f"/assets/{region}/spot/ledger?view=checks", "nothing_unexplained")
+        visit("lineage", f"/locations/ohlcv_{region}/asset-groups/spot/lineage", "Passed")
+        visit("backfills", "/runs?view=backfills", "Success")
         _launch(look, url + bars, scene)
         browser.close()
     return look
@@ -148,8 +148,29 @@ def _launch(look: Look, url: str, scene: Stage) -> None:
     page.goto(f"{url}?view=partitions")
     button = page.get_by_role("button", name="Materialize").first
     expect(button).to_be_enabled(timeout=_PATIENCE_MS)
-    dialog = page.get_by_text("Launch materializations").first
+    dialog = page.get_by_text("Launch runs to materialize").first
     look.at("dialog of a range", button.click, lambda: expect(dialog).to_be_visible(timeout=_PATIENCE_MS))
+    ready = page.get_by_role("button", name="Launch backfill")
+
+    def choose() -> None:
+        page.get_by_role("button", name="All", exact=True).last.click()
+
+    look.at("dialog, all days chosen", choose, lambda: expect(ready).to_be_enabled(timeout=_PATIENCE_MS))
+    started = page.get_by_text(f"{scene.days}").first
+    look.at(
+        "backfill page",
+        lambda: _open_backfill(page, scene),
+        lambda: expect(started).to_be_visible(timeout=_PATIENCE_MS),
+    )
+
+
+def _open_backfill(page: Page, scene: Stage) -> None:
+    """The page of the first backfill."""
+    found = scene.platform.api.ask(
+        "{ partitionBackfillsOrError(limit: 10) { ... on PartitionBackfills { results { id } } } }"
+    )
+    backfill = found["partitionBackfillsOrError"]["results"][-1]["id"]
+    page.goto(f"{scene.platform.ui_url}/runs/b/{backfill}")
 
 
 if __name__ == "__main__":
