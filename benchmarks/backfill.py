@@ -8,7 +8,6 @@ killed run costs, and two backfills at once beside the QA's windows; Markdown ta
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import sys
@@ -38,11 +37,6 @@ from ohlcv_assets.timestamps import day_start_ms
 _FIRST_DAY, _SEED, _UNIVERSE = date(2025, 6, 1), 7, "v0.1"
 _MOST_S = 3600.0
 _STILL_LOOKS = 5
-_EVENTS = """
-query Events($id: ID!) { logsForRun(runId: $id, limit: 100) { ... on EventConnection { events {
-  ... on MessageEvent { message } } } } }
-"""
-_PID = re.compile(r"\(pid: (\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -223,7 +217,7 @@ def _killed(scene: Stage, policy: str) -> list[str]:
     while len(list(lake.rglob("futures/**/bars.parquet"))) < scene.days / 3 and time.monotonic() < deadline_s:
         time.sleep(0.1)
     done = len(list(lake.rglob("futures/**/bars.parquet")))
-    os.kill(_worker(scene, backfill), signal.SIGKILL)
+    os.kill(scene.backfills.worker(backfill), signal.SIGKILL)
     (progress,) = scene.backfills.wait(backfill, timeout_s=_MOST_S)
     twice = sum(
         f"date={key}" in str(list(lake.rglob("bars.parquet"))) for key in scene.backfills.partitions(asset, "FAILED")
@@ -235,20 +229,6 @@ def _killed(scene: Stage, policy: str) -> list[str]:
         raise Refused(f"the retry ended as {retried} after {progress}", hint="see the logs of its runs")
     pages = scene.exchange.stats()["requests"]["futures"] - asked
     return [f"{done}", f"{progress.failed}", f"{twice}", f"{pages}", f"{time.monotonic() - began_s:.0f}"]
-
-
-def _worker(scene: Stage, backfill: str) -> int:
-    """The process of a run of the backfill that is under way."""
-    deadline_s = time.monotonic() + 60
-    while time.monotonic() < deadline_s:
-        for run in scene.backfills.runs(backfill):
-            if run["status"] == "STARTED":
-                events = scene.platform.api.ask(_EVENTS, id=run["runId"])["logsForRun"].get("events", [])
-                pids = [int(found[1]) for event in events if (found := _PID.search(event.get("message") or ""))]
-                if pids and b"multiprocessing" in Path(f"/proc/{pids[-1]}/cmdline").read_bytes():
-                    return pids[-1]
-        time.sleep(0.5)
-    raise Refused("no run of the backfill is under way", hint="give it more days")
 
 
 def _shared(scene: Stage) -> None:

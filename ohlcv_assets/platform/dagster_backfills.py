@@ -6,9 +6,11 @@ dagster, or runs of jobs (dagster_api.py). The tests and the measurements of bac
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ohlcv_assets.errors import Refused
@@ -34,6 +36,11 @@ _RUNS = """
 query Runs($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}, limit: 1000) {
   ... on Runs { results { runId status startTime endTime tags { key value } } } } }
 """
+_EVENTS = """
+query Events($id: ID!) { logsForRun(runId: $id, limit: 100) { ... on EventConnection { events {
+  ... on MessageEvent { message } } } } }
+"""
+_PID = re.compile(r"\(pid: (\d+)\)")
 _PARTITIONS = """
 query Partitions($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   partitionKeys assetPartitionStatuses { ... on TimePartitionStatuses { ranges { status startKey endKey } } } } } }
@@ -83,6 +90,23 @@ class Backfills:
         """Its runs: `runId`, `status`, `startTime`, `endTime`, and `tags` by name."""
         found: list[dict[str, Any]] = self.api.ask(_RUNS, id=backfill_id)["runsOrError"]["results"]
         return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in found]
+
+    def worker(self, backfill_id: str, *, timeout_s: float = 60.0) -> int:
+        """The number of the process of one of its runs that is under way, on this machine; waited for.
+
+        Raises:
+            Refused: no run of it is under way in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            for run in self.runs(backfill_id):
+                if run["status"] == "STARTED":
+                    events = self.api.ask(_EVENTS, id=run["runId"])["logsForRun"].get("events", [])
+                    pids = [int(found[1]) for event in events if (found := _PID.search(event.get("message") or ""))]
+                    if pids and b"multiprocessing" in Path(f"/proc/{pids[-1]}/cmdline").read_bytes():
+                        return pids[-1]
+            time.sleep(0.1)
+        raise Refused(f"no run of the backfill {backfill_id} is under way", hint="look at its page")
 
     def wait(
         self, *backfill_ids: str, timeout_s: float, on_poll: Callable[[], None] = lambda: None

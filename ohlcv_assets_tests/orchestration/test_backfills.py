@@ -4,16 +4,13 @@ One platform for all of them. Dagster's daemon looks after its backfills every t
 """
 
 import os
-import re
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from ohlcv_assets.errors import Refused
 from ohlcv_assets.exchange.retrying import ATTEMPTS
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.timestamps import from_ms
@@ -24,11 +21,6 @@ _PATIENCE_S = 300.0
 _SHARE = 0.05
 #: Pages of a day: three symbols, three pages each.
 _A_DAY = 3 * 3
-_PID = re.compile(r"\(pid: (\d+)\)")
-_EVENTS = """
-query Events($id: ID!) { logsForRun(runId: $id, limit: 100) { ... on EventConnection { events {
-  ... on MessageEvent { message } } } } }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +47,6 @@ def _in_lake(history: History, market: Market) -> list[str]:
 
 def _empty_lake(history: History) -> None:
     shutil.rmtree(history.settings.home / "lake", ignore_errors=True)
-
-
-def _worker(history: History, backfill: str) -> int:
-    """The process of a run of the backfill that is under way."""
-    deadline_s = time.monotonic() + 60
-    while time.monotonic() < deadline_s:
-        for run in history.backfills.runs(backfill):
-            if run["status"] == "STARTED":
-                events = history.platform.api.ask(_EVENTS, id=run["runId"])["logsForRun"].get("events", [])
-                pids = [int(found[1]) for event in events if (found := _PID.search(event.get("message") or ""))]
-                if pids and b"multiprocessing" in Path(f"/proc/{pids[-1]}/cmdline").read_bytes():
-                    return pids[-1]
-        time.sleep(0.1)
-    raise Refused("no run of the backfill is under way")
 
 
 def test_a_day_that_failed_is_fetched_again_alone(history: History) -> None:
@@ -124,7 +102,7 @@ def test_what_a_killed_run_had_done_is_not_fetched_again(history: History) -> No
     history.exchange.set_speed(10.0)
     _empty_lake(history)
     backfill = history.backfills.launch([history.asset(Market.FUTURES, "daily_bars")], history.keys())
-    worker = _worker(history, backfill)
+    worker = history.backfills.worker(backfill)
     while len(done := _in_lake(history, Market.FUTURES)) < 2:
         time.sleep(0.02)
     os.kill(worker, signal.SIGKILL)
