@@ -242,9 +242,11 @@ def _shared(scene: Stage) -> None:
     recent: list[str] = []
 
     def ask_for_a_window() -> None:
-        # Whether the hour was streamed does not matter here: its windows are fetched again, and cost weight.
-        if time.monotonic() - began_s > 20 * (1 + len(recent) / 2):
-            shutil.rmtree(scene.platform.settings.home / "lake" / "recent", ignore_errors=True)
+        """Start the next two runs when the last two have ended, as the sensor does."""
+        if all(scene.platform.api.has_ended(run_id) for run_id in recent[-len(Market) :]):
+            # Whether the hour was streamed does not matter here: its windows are fetched again, and cost weight.
+            for folder in (scene.platform.settings.home / "lake").rglob("recent*"):
+                shutil.rmtree(folder, ignore_errors=True)
             recent.extend(scene.platform.api.launch(f"{market}_recent", partition=hour) for market in Market)
 
     found = scene.backfills.wait(*backfills, timeout_s=_MOST_S, on_poll=ask_for_a_window)

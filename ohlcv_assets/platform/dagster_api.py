@@ -140,6 +140,10 @@ class DagsterApi:
             time.sleep(_POLL_S)
         return [finished[run_id] for run_id in run_ids]
 
+    def has_ended(self, run_id: str) -> bool:
+        """Whether a run has ended, well or not."""
+        return self.ask(_RUN, id=run_id)["runOrError"]["status"] in _FINISHED
+
     def last_check(self, asset: list[str], check: str) -> dict[str, Any]:
         """The newest evaluation of a check: `passed`, `description`, `run_id`, and its numbers by name."""
         found = self.ask(_CHECKS, key={"path": asset}, check=check, limit=1)["assetCheckExecutions"]
