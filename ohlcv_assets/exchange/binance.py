@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from ohlcv_assets.clock import ExchangeClock, SystemClock, utc_now
 from ohlcv_assets.errors import IncompletePage, OhlcvError, RateLimited, Refused, UsageError, meaning_of
 from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE, Lane, WeightBudget, shared_folder
+from ohlcv_assets.exchange.kline_text import is_page
 from ohlcv_assets.exchange.listing import Listing
 from ohlcv_assets.exchange.retrying import patiently
 from ohlcv_assets.exchange.server_time import BASE_URLS, CLOCK_WEIGHT, STOP_STATUSES, measure_clock
@@ -47,7 +48,10 @@ _log = get_logger()
 
 
 class Answer(NamedTuple):
-    """One answer as it came: the JSON value, and when it had entered this process (its own clock, UTC)."""
+    """One answer as it came, and when it had entered this process (its own clock, UTC).
+
+    `value` is the JSON value, or the text of a page with klines: klines.py makes columns of it, and not objects first.
+    """
 
     value: Any
     received: datetime
@@ -318,6 +322,10 @@ def _rest_class() -> type[Any]:
                 code, reason, url, method, response_headers, response_body, request_headers, request_body
             )
             return body
+
+        def parse_json(self, http_response: str) -> Any:
+            """Leave a page of klines the text that it came as: `Answer.value`."""
+            return http_response if is_page(http_response) else super().parse_json(http_response)
 
     return Rest
 

@@ -191,8 +191,9 @@ def _plan(
     """The pages to ask for, and the (symbol, minute) keys before a listing."""
     not_listed: list[tuple[str, int]] = []
     for symbol in symbols:
-        first_ms = max(interval.start_ms, first_listed_minute(exchange, symbol))
-        not_listed += [(symbol, minute) for minute in interval.minutes if minute < min(first_ms, until_ms)]
+        first_ms = min(first_listed_minute(exchange, symbol), until_ms)
+        if first_ms > interval.start_ms:
+            not_listed += [(symbol, minute) for minute in Interval(interval.start_ms, first_ms).minutes]
     if interval.start_ms >= until_ms:
         return [], not_listed
     return list(pages_to_ask(exchange, symbols, Interval(interval.start_ms, until_ms))), not_listed
@@ -228,7 +229,9 @@ async def _settle(exchange: Exchange, symbol: Symbol, page: Interval) -> Piece:
             "the exchange has no bars of a symbol that it lists no more", symbol=symbol, refusal=refusal.message
         )
         return Piece(symbol, pl.DataFrame(schema=CAPTURED_SCHEMA), list(page.minutes), refusal.message)
-    lacking = sorted(set(page.minutes) - set(frames[0]["timestamp"].to_list()))
+    # As many as there are minutes, and each of them one of these, once (klines.page_of): none is lacking.
+    whole = frames[0].height == len(page.minutes)
+    lacking = [] if whole else sorted(set(page.minutes) - set(frames[0]["timestamp"].to_list()))
     while lacking:
         await exchange.clock.sleep(_RECHECK_AFTER_S)
         # One question for all that lies between the first and the last of them: a hole a minute would cost one each.
@@ -239,7 +242,7 @@ async def _settle(exchange: Exchange, symbol: Symbol, page: Interval) -> Piece:
             break
         frames.append(found)
         lacking = sorted(set(lacking) - set(found["timestamp"].to_list()))
-    return Piece(symbol, pl.concat(frames), lacking)
+    return Piece(symbol, frames[0] if len(frames) == 1 else pl.concat(frames), lacking)
 
 
 def _lacking(exchange: Exchange, settled: Sequence[Piece], *, while_listed: bool) -> Iterator[tuple[str, int]]:

@@ -291,7 +291,6 @@ async def nearest_bar(
 
 
 def _start_of(answer: Answer) -> int | None:
-    if not isinstance(answer.value, list):
-        raise IncompletePage(f"the answer is no list of klines but {str(answer.value)[:100]}")
-    klines.check_rows(answer.value)
-    return int(answer.value[0][0]) if answer.value else None
+    rows = klines.rows_of(answer.value)
+    klines.check_rows(rows)
+    return int(rows[0][0]) if rows else None

@@ -1,5 +1,6 @@
 """The wire form of a bar: what is a kline becomes exactly that bar, and nothing else becomes one."""
 
+import json
 import math
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA, VALUES
 from ohlcv_assets.errors import IncompletePage
+from ohlcv_assets.exchange import kline_text
 from ohlcv_assets.exchange.klines import bars_of, page_of, row_of_event
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.timestamps import MINUTE_MS, Interval
@@ -37,6 +39,24 @@ def row(minute: int = 0, **changes: object) -> list[object]:
 
 def page(answer: object) -> pl.DataFrame:
     return page_of(Market.FUTURES, "BTC/USDT:USDT", PAGE, answer, RECEIVED)
+
+
+def text_of(answer: object) -> str:
+    """The answer as the exchange writes it."""
+    return json.dumps(answer, separators=(",", ":"))
+
+
+def outcome(answer: object) -> list[tuple[object, ...]] | None:
+    """The rows of the bars that become of an answer, or None when it is refused."""
+    try:
+        return page(answer).rows()
+    except IncompletePage:
+        return None
+
+
+def read_at_once(text: str) -> bool:
+    """Whether the fast way takes this text."""
+    return kline_text.numbers_of(text) is not None
 
 
 def test_a_real_row_becomes_its_bar():
@@ -82,6 +102,43 @@ def test_every_decimal_string_becomes_the_double_nearest_to_it(texts, trades):
     assert all(math.copysign(1, bar[name]) == 1 for name in VALUES)
 
 
+@given(st.lists(decimals, min_size=8, max_size=8), st.integers(0, 10**9))
+@settings(max_examples=400)
+def test_a_pages_text_read_at_once_gives_the_same_doubles(texts, trades):
+    """The text of a page, which is read without making its rows, gives every value bit for bit as the rows do."""
+    klines = [[START_MS, *texts[:5], START_MS + 59_999, texts[5], trades, *texts[6:], "0"], row(1), row(4)]
+    assert read_at_once(text_of(klines))
+    assert page(text_of(klines)).equals(page(klines))
+
+
+@given(st.integers(0, 400), st.sampled_from(['"', ".", "0", "7", "", ",", "[", "]", "-", "e", " ", "\u0663", "null"]))
+@settings(max_examples=600)
+def test_a_damaged_text_is_read_as_its_rows_are(position, put):
+    """Whatever one character of a page's text becomes, both ways give the same bars or refuse it."""
+    text = text_of([row(0), row(1), row(2)])
+    damaged = text[:position] + put + text[position + 1 :]
+    try:
+        rows = json.loads(damaged)
+    except ValueError:
+        rows = None
+    assert outcome(damaged) == outcome(rows)
+
+
+def test_a_text_that_is_written_otherwise_is_the_same_page():
+    """JSON with blanks in it is not read at once, and gives the same bars."""
+    klines = [row(0), row(1)]
+    spaced = json.dumps(klines)
+    assert not read_at_once(spaced)
+    assert page(spaced.replace("[ [", "[[")).equals(page(klines))
+
+
+@pytest.mark.parametrize("end", range(1, 60))
+def test_a_text_that_was_cut_is_refused(end):
+    """Of an answer that lacks its end no bar is taken."""
+    with pytest.raises(IncompletePage):
+        page(text_of([row(0), row(1)])[:-end])
+
+
 @pytest.mark.parametrize("position", [1, 2, 3, 4, 5, 7, 9, 10])
 @pytest.mark.parametrize(
     "value",
@@ -108,8 +165,12 @@ def test_every_decimal_string_becomes_the_double_nearest_to_it(texts, trades):
 )
 def test_what_is_no_plain_decimal_string_is_refused(position, value):
     """A number that was a float already, NaN, infinity, a sign or a stranger's digit is no price and no volume."""
+    wrong = [row(0, **{f"at_{position}": value})]
     with pytest.raises(IncompletePage):
-        page([row(0, **{f"at_{position}": value})])
+        page(wrong)
+    if not isinstance(value, bytes):
+        with pytest.raises(IncompletePage):
+            page(text_of(wrong))
 
 
 @pytest.mark.parametrize(
@@ -130,8 +191,9 @@ def test_what_is_no_plain_decimal_string_is_refused(position, value):
 )
 def test_a_row_with_another_time_or_count_is_refused(changes):
     """The open time is on the grid, the close time ends its minute, and the number of trades is a whole number."""
-    with pytest.raises(IncompletePage):
-        page([row(**changes)])
+    for answer in ([row(**changes)], text_of([row(**changes)])):
+        with pytest.raises(IncompletePage):
+            page(answer)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +207,9 @@ def test_an_answer_of_another_shape_is_refused(answer):
     """HTML, an error object, nothing at all or rows of another length are no page of bars."""
     with pytest.raises(IncompletePage):
         page(answer)
+    if isinstance(answer, list):
+        with pytest.raises(IncompletePage):
+            page(text_of(answer))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +217,16 @@ def test_an_answer_of_another_shape_is_refused(answer):
 )
 def test_a_page_holds_each_minute_asked_for_at_most_once_and_in_order(minutes):
     """Rows outside the interval, unordered or repeated are no answer to what was asked."""
-    with pytest.raises(IncompletePage):
-        page([row(minute) for minute in minutes])
+    rows = [row(minute) for minute in minutes]
+    for answer in (rows, text_of(rows)):
+        with pytest.raises(IncompletePage):
+            page(answer)
 
 
 def test_a_page_may_lack_minutes():
     """A short page is a page: what it lacks is for the caller to find."""
-    assert page([row(1), row(4)])["timestamp"].to_list() == [START_MS + MINUTE_MS, START_MS + 4 * MINUTE_MS]
+    for answer in ([row(1), row(4)], text_of([row(1), row(4)])):
+        assert page(answer)["timestamp"].to_list() == [START_MS + MINUTE_MS, START_MS + 4 * MINUTE_MS]
 
 
 def test_rows_of_many_symbols_keep_their_order():
