@@ -7,7 +7,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test faults soak bench-stream bench-qa bench-qa-day bench-repair bench-download bench-backfill bench-ui-year lint lock clean
+.PHONY: help demo up ui test faults soak bench bench-stream bench-qa bench-qa-day bench-repair bench-download bench-backfill bench-ui-year \
+        lint lock clean
 
 help:             ## This list
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +35,9 @@ faults: $(VENV)/ready ## The fault matrix over real servers, as one Markdown tab
 
 soak: $(VENV)/ready   ## Six replayed hours through the platform while things break, some eight minutes
 	@$(BIN)/python -m benchmarks.soak
+
+bench: $(VENV)/ready  ## Downloads, reads, sizes, PostgreSQL, starts: one Markdown document (PARTS=reads,postgres OUT=FILE)
+	@$(BIN)/python -m benchmarks.bench $(if $(PARTS),--parts "$(PARTS)") $(if $(OUT),--out "$(OUT)")
 
 bench-stream: $(VENV)/ready ## 400 symbols a market live for ten minutes (MINUTES=10): latency, CPU, memory
 	@$(BIN)/python -m benchmarks.stream_400 $(if $(MINUTES),--minutes "$(MINUTES)")

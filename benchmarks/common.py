@@ -1,4 +1,4 @@
-"""What the measurements share: the replay exchange's control port, the comparison with the truth, the machine's name.
+"""What the measurements share: the replay exchange's control port, the comparison with the truth, the machine's name, tables.
 
 Lives here: helpers without a decision of their own. Does not: starting the platform (soak.py) or a stream (stream_400.py).
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import requests
@@ -26,7 +28,22 @@ from ohlcv_assets.replay.truth import Truth
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.timestamps import Interval, iso
 
+T = TypeVar("T")
 _TIMEOUT_S = 30
+
+
+class WrongResult(Exception):
+    """A measured way gave other bars than it had to: the one reason for which a measurement fails."""
+
+
+def require(is_right: bool, what: str) -> None:
+    """Go on when it is right.
+
+    Raises:
+        WrongResult: it is not; `what` says what was measured.
+    """
+    if not is_right:
+        raise WrongResult(f"not the bars that were written: {what}")
 
 
 @dataclass(frozen=True)
@@ -158,3 +175,26 @@ def market_table(title: str, rows: dict[str, Callable[[Market], object]]) -> Tab
 
 def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table: text in the first column, numbers, to the right, in the others."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return [*lines, *(f"| {' | '.join(map(_shown, row))} |" for row in rows)]
+
+
+def median_s(action: Callable[[], T], times: int) -> tuple[float, T]:
+    """Seconds of the median of so many calls, after one that is not counted, and what the last one gave."""
+    result, taken_s = action(), []
+    for _ in range(times):
+        began_s = time.perf_counter()
+        result = action()
+        taken_s.append(time.perf_counter() - began_s)
+    return statistics.median(taken_s), result
+
+
+def once_s(action: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of one call, and what it gave."""
+    began_s = time.perf_counter()
+    result = action()
+    return time.perf_counter() - began_s, result

@@ -3,8 +3,8 @@
 Lives here: the cases, their processes, and the table. Does not: any download. Each case is a client process of its own against a
 replay exchange process, so that its CPU time is its own; server and client share this machine.
 
-- limits on: both markets at once, the exchange's clock at 1x, for whole clock minutes; the exchange's own counter says what
-  share of its limit was used, and how often it answered 429.
+- limits on: both markets at once, the exchange's clock at 1x, for whole clock minutes, each shape again and again; the exchange's
+  own counter says what share of its limit was used, and how often it answered 429.
 - limits on, three at once: two of our clients and one that fetches ten-minute windows as the QA does, on one budget, at 2x.
 - limits off: the exchange's clock at 600x, so that a minute's budget is there anew every tenth of a second.
 
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -34,7 +34,7 @@ from typing import Any
 
 import typer
 
-from benchmarks.common import ReplayServer, machine
+from benchmarks.common import ReplayServer, machine, require
 from ohlcv_assets.bulk import REQUESTS_AT_ONCE
 from ohlcv_assets.exchange.binance import PAGE_MINUTES, ccxt_config, open_exchange
 from ohlcv_assets.exchange.budget import WEIGHT_PER_MINUTE
@@ -43,6 +43,7 @@ from ohlcv_assets.instruments import Market, Universe, release_universe
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, floor_to
 
+TITLE = "Downloading"
 FIRST_DAY = date(2024, 6, 1)
 #: How long ccxt is watched with limits on: its limiter spends evenly.
 _CCXT_LIMITED_S = 15.0
@@ -122,32 +123,58 @@ def main() -> None:
     typer.echo("\n".join(["", *(f"- {line}" for line in machine()), "", *markdown(rows)]))
 
 
-def limits_off() -> Iterator[Row]:
+def run(
+    shapes: Sequence[Shape] = SHAPES, markets: Sequence[Market] = tuple(Market), minutes: int = 1
+) -> Iterator[str]:
+    """The section of `make bench`: lines of Markdown. Limits are left on for so many clock minutes, 0 for not at all.
+
+    Raises:
+        WrongResult: with limits off ours did not bring as many bars as ccxt's loop.
+    """
+    rows = list(limits_off(shapes, markets))
+    rows += limits_on(minutes, shapes) if minutes else []
+    yield from markdown(rows)
+    bars: dict[tuple[Market, str], set[int]] = {}
+    for row in rows:
+        if row.case.endswith("limits off"):
+            bars.setdefault((row.market, row.case), set()).add(row.bars)
+    require(all(len(counts) == 1 for counts in bars.values()), f"the clients' numbers of bars: {bars}")
+
+
+def limits_off(shapes: Sequence[Shape] = SHAPES, markets: Sequence[Market] = tuple(Market)) -> Iterator[Row]:
     """As fast as client and server go."""
-    for shape in SHAPES:
+    for shape in shapes:
         with exchange_of(shape.symbols, shape.days, speed=600.0) as server:
-            for market in Market:
+            for market in markets:
                 for client in ("ohlcv", "ccxt"):
                     found = _finish(_start(client, market, server, shape.days, shape.symbols, limited=False))
                     yield _told(Row(market, f"{shape.name}, limits off", client, **found))
                 yield _told(_command(market, server, shape))
 
 
-def limits_on(minutes: int) -> Iterator[Row]:
-    """At the exchange's own pace: two days of 400 symbols, again and again, both markets at once."""
-    for client in ("ohlcv", "ccxt"):
-        # The clock stands at :50 when the exchange is there: the first full minute is near.
-        with exchange_of(400, 2, speed=1.0, second=50) as server:
-            running = {
-                market: _start(client, market, server, 2, 400, limited=True, minutes=minutes) for market in Market
-            }
-            found = {market: _finish(process) for market, process in running.items()}
-            stats = server.stats()
-        for market in Market:
-            used, limit = _used(stats, market, found[market].pop("full_minutes")), WEIGHT_PER_MINUTE[market]
-            share = 100 * used / limit if client == "ohlcv" else None
-            row = Row(market, "400 symbols, limits on", client, **found[market], weight_pct=share, refused=stats["refused"]["429"])  # fmt: skip
-            yield _told(row)
+def limits_on(minutes: int, shapes: Sequence[Shape] = SHAPES) -> Iterator[Row]:
+    """At the exchange's own pace: each shape again and again, both markets at once."""
+    for shape in shapes:
+        for client in ("ohlcv", "ccxt"):
+            yield from _limited(client, shape, minutes)
+
+
+def _limited(client: str, shape: Shape, minutes: int) -> Iterator[Row]:
+    # The clock stands at :50 when the exchange is there: the first full minute is near.
+    with exchange_of(shape.symbols, shape.days, speed=1.0, second=50) as server:
+        running = {
+            market: _start(client, market, server, shape.days, shape.symbols, limited=True, minutes=minutes)
+            for market in Market
+        }
+        found = {market: _finish(process) for market, process in running.items()}
+        stats = server.stats()
+    for market in Market:
+        used, limit = _used(stats, market, found[market].pop("full_minutes")), WEIGHT_PER_MINUTE[market]
+        share = 100 * used / limit if client == "ohlcv" else None
+        refused = stats["refused"]["429"]
+        yield _told(
+            Row(market, f"{shape.name}, limits on", client, **found[market], weight_pct=share, refused=refused)
+        )
 
 
 def three_at_once() -> Row:

@@ -34,9 +34,10 @@ from ohlcv_assets.quality.report.pages import match_page
 from ohlcv_assets.quality.soundness import soundness
 from ohlcv_assets.quality.verdict import Verdict, compare
 from ohlcv_assets.storage.lake import Lake
-from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms
 
-_DAY = Interval.of_day(date(2025, 6, 1))
+_FIRST_DAY = date(2025, 6, 1)
+_DAY = Interval.of_day(_FIRST_DAY)
 _MINUTES = DAY_MS // MINUTE_MS
 _TIMES = 3
 #: Bars whose closing price is one step off on the fetched side.
@@ -54,8 +55,9 @@ class Row:
     found: str
 
 
-def day_of_bars(symbols: int, seed: int = 7) -> pl.DataFrame:
+def day_of_bars(symbols: int, seed: int = 7, day: date = _FIRST_DAY) -> pl.DataFrame:
     """A day of valid bars on a tick of 0.01 and a step of 0.001: `CAPTURED_SCHEMA`, sorted by (symbol, timestamp)."""
+    start_ms = day_start_ms(day)
     random = np.random.default_rng(seed)
     count = symbols * _MINUTES
     names = np.array([f"T{number:04}/USDT:USDT" for number in range(symbols)])
@@ -68,16 +70,16 @@ def day_of_bars(symbols: int, seed: int = 7) -> pl.DataFrame:
             {
                 "market": np.repeat("futures", count),
                 "symbol": np.repeat(names, _MINUTES),
-                "timestamp": np.tile(_DAY.start_ms + MINUTE_MS * np.arange(_MINUTES), symbols),
+                "timestamp": np.tile(start_ms + MINUTE_MS * np.arange(_MINUTES), symbols),
                 "open": open_,
                 "high": np.round(np.maximum(open_, close) + 0.01, 2),
                 "low": np.round(np.minimum(open_, close) - 0.01, 2),
                 "close": close,
                 "volume": volume,
-                "quote_volume": volume * close,
+                "quote_volume": np.round(volume * close, 5),
                 "trade_count": 1 + random.poisson(30, count),
                 "taker_buy_volume": taker,
-                "taker_buy_quote_volume": taker * close,
+                "taker_buy_quote_volume": np.round(taker * close, 5),
                 "end_download_timestamp": np.repeat(np.datetime64("2025-06-02T04:00:00", "us"), count),
             },
             schema_overrides={"end_download_timestamp": pl.Datetime("us")},

@@ -118,6 +118,8 @@ def _refuse(
     question: Question, universe: Universe, windows: pl.DataFrame, kept: pl.DataFrame, length_ms: int
 ) -> None:
     starts = range(question.interval.start_ms, question.interval.end_ms, length_ms)
+    if kept.height == len(question.symbols) * len(starts):  # each of them once: none is left to look for
+        return
     have: dict[str, set[int]] = {}
     for symbol, start_ms in kept.select("symbol", "timestamp").iter_rows():
         have.setdefault(symbol, set()).add(start_ms)

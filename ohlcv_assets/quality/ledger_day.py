@@ -60,11 +60,16 @@ def keep_ledger(database: Database, lake: Lake, universe: Universe, found: Ledge
         bars_expected=found.expected,
         run_id=run_id,
     )
+    return version, put_ledger(lake, universe, found)
+
+
+def put_ledger(lake: Lake, universe: Universe, found: Ledger) -> str:
+    """Store a day's ledger as the newest one in the lake; where its file is."""
     content = io.BytesIO()
     day = from_ms(found.interval.start_ms).date()
     fetched = _content_hash(lake, Signature.daily(found.market, universe), day)
     found.ranges.write_parquet(content, compression="zstd", metadata={SPEAKS_OF: fetched})
-    return version, lake.put(ledger_key(found.market, universe, day), content.getvalue())
+    return lake.put(ledger_key(found.market, universe, day), content.getvalue())
 
 
 def _fetched(lake: Lake, signature: Signature, day: date) -> pl.DataFrame:
