@@ -197,7 +197,7 @@ def run(scale: Scale | None = None) -> Iterator[str]:
                 "rows/s",
                 "client x pandas",
             ),
-            (_beside_pandas(case, scale.times) for case in cases),
+            (beside_pandas(case, scale.times) for case in cases),
         )
         yield ""
         yield f"*Client* is nine value columns, each value proved by its check sum; aim {_AIM:,} rows/s. *The five columns* are those"
@@ -208,7 +208,12 @@ def run(scale: Scale | None = None) -> Iterator[str]:
         )
 
 
-def _beside_pandas(case: Case, times: int) -> tuple[object, ...]:
+def beside_pandas(case: Case, times: int) -> tuple[object, ...]:
+    """A row of the table: the client with all values, with five of them, and pandas.
+
+    Raises:
+        WrongResult: one of them gave other bars than were written.
+    """
     expected, five = case.expected(), ["interval_end", "symbol", *_FIVE]
     with OhlcvClient(case.shelf.settings) as client:
         ours_s, bars = median_s(lambda: client.read(**case.arguments), times)

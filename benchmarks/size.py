@@ -29,7 +29,8 @@ from ohlcv_assets.timestamps import DAY_MS, from_ms
 
 TITLE = "Bytes a bar"
 _BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
-_RECORDED = {
+#: The recordings that are measured where they are: their market, and what the table calls them.
+RECORDED = {
     "um_vision_1m_FIL_NEAR_2025-06-01_03.parquet": (Market.FUTURES, "recorded, futures, 2 symbols x 3 days, all columns"),
     "um_rest_1m_2025-05-25_2025-06-03_A.parquet": (Market.FUTURES, "recorded, futures, 16 symbols x 10 days, four columns derived"),
     "spot_rest_1m_40sym_2021-04-20_2021-04-25.parquet": (Market.SPOT, "recorded, spot, 40 symbols x 6 days, four columns derived"),
@@ -39,14 +40,15 @@ _RECORDED = {
 def run(symbols: int = 24) -> Iterator[str]:
     """The section: lines of Markdown."""
     head = ("which bars", "bars", "ours: Parquet, 14 columns", "predecessor's: Parquet, 8 columns", "CSV, 14 columns", "the same, gzip")  # fmt: skip
-    yield from markdown_table(head, (_row(name, bars) for name, bars in _sets(symbols)))
+    yield from markdown_table(head, (_row(name, bars) for name, bars in sets(symbols)))
     yield ""
     yield "Bytes of all files, divided by the bars. *Derived* are quote volume, trades and the taker's parts of a recording that lacks them."
 
 
-def _sets(symbols: int) -> Iterator[tuple[str, pl.DataFrame]]:
+def sets(symbols: int) -> Iterator[tuple[str, pl.DataFrame]]:
+    """What is written: the recordings that are there, and a generated day of so many symbols."""
     folder = Path(os.environ.get("OHLCV_TEST_DATA", _BESIDE_THE_CHECKOUT)) / "klines"
-    for name, (market, title) in _RECORDED.items():
+    for name, (market, title) in RECORDED.items():
         if (folder / name).is_file():
             yield title, _captured(load_truth(folder / name, market)[market])
     yield f"generated, {symbols} symbols x 1 day", day_of_bars(symbols)
