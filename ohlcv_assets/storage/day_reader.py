@@ -86,8 +86,11 @@ def _read(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, An
 
 def _sums_of(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> dict[date, _Sums | None]:
     """The sums of each file; None of a file from before there were any."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = list(threads.map(lambda source: _metadata(source.location, options), sources))
+    if any("://" in source.location for source in sources):
+        with ThreadPoolExecutor(_THREADS) as threads:
+            found = list(threads.map(lambda source: _metadata(source.location, options), sources))
+    else:  # a tenth of a millisecond each: threads would take three times as long
+        found = [_metadata(source.location, options) for source in sources]
     missing = [source.location for source, noted in zip(sources, found, strict=True) if noted is None]
     if missing:
         raise missing_days(missing)
