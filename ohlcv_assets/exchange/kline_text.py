@@ -4,8 +4,9 @@ Lives here: the fast way from the text of an answer to its numbers, for text tha
 refusal. Whatever is not exactly that (a blank between two values, a number without quotes, an answer that was cut) is left to
 klines.py, which reads it row by row, and refuses it or takes it by its own rules. So both ways give the same, or this one nothing.
 
-What is left of the text when digits and points are taken out must be the skeleton of so many rows: that alone says that
-every row has twelve fields, that prices and volumes are quoted, and that there is no sign, blank, letter or exponent in them.
+What is left of the text when digits and points are taken out must be the skeleton of so many rows: so every row has twelve
+fields, prices and volumes are quoted, and there is no sign, blank, letter or exponent in them. And no digit may stand where the
+skeleton does not show it, between a quote or bracket and the comma beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ except ImportError:  # ccxt brings it wherever it can be built: elsewhere every 
 
 #: openTime, five decimals, closeTime, quote volume, trades, two decimals, unused: without their digits.
 _ROW = b'[,"","","","","",,"",,"","",""],'
-_FIELDS = 12
+_FIELDS, _QUOTED = 12, 9
 #: Which of them are whole numbers: the times and the number of trades.
 _WHOLE = (0, 6, 8)
 _DIGITS, _PUNCTUATION = b"0123456789.", b'"[]'
@@ -40,9 +41,7 @@ def numbers_of(text: str) -> npt.NDArray[np.float64] | None:
         text: the body of an answer.
     """
     content = text.encode()
-    skeleton = content.translate(None, _DIGITS)
-    count = len(skeleton) // len(_ROW)
-    if orjson is None or not count or skeleton != b"[" + (_ROW * count)[:-1] + b"]":
+    if orjson is None or not (count := _rows_of(content)):
         return None
     try:
         # All of them as one list of JSON numbers: its grammar refuses what is none, such as 1.2.3, 007 or nothing.
@@ -53,3 +52,13 @@ def numbers_of(text: str) -> npt.NDArray[np.float64] | None:
         return None
     rows = np.array(values, dtype=np.float64).reshape(count, _FIELDS)
     return rows if (rows[:, _WHOLE] < _EXACT_BELOW).all() else None
+
+
+def _rows_of(content: bytes) -> int:
+    """How many rows the text has; 0 for a text that is no page in the exchange's own form."""
+    skeleton = content.translate(None, _DIGITS)
+    count = len(skeleton) // len(_ROW)
+    if skeleton != b"[" + (_ROW * count)[:-1] + b"]" or not (content.startswith(b"[[") and content.endswith(b"]]")):
+        return 0
+    opened, closed = content.count(b',"'), content.count(b'",') + content.count(b'"]')
+    return count if opened == closed == _QUOTED * count and content.count(b"],[") == count - 1 else 0
