@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := $(if $(DATA),--data "$(DATA)") $(if $(MARKET),--market "$(MARKET)") $(if $(DAY),--day "$(DAY)") \
           $(if $(SYMBOLS),--symbols "$(SYMBOLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SPEED),--speed "$(SPEED)")
 
-.PHONY: help demo up ui test faults soak bench bench-stream bench-qa bench-qa-day bench-repair bench-download bench-backfill bench-ui-year \
+.PHONY: help demo up ui test test-slow faults soak bench bench-stream bench-qa bench-qa-day bench-repair bench-download bench-backfill bench-ui-year \
         lint lock clean
 
 help:             ## This list
@@ -25,10 +25,13 @@ ui: $(VENV)/ready     ## The UI over what the demo left
 # The suite runs in three processes, and exchanges run in it at sixty times their speed and more: what a busy machine made too late
 # is tried once more by itself, in sight. A real failure fails twice. The fault matrix breaks its own processes: it runs alone.
 test: lint            ## Formatting, lint, types, layers, then every test
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore ohlcv_assets_tests/faults/test_matrix.py || \
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore ohlcv_assets_tests/faults/test_matrix.py || \
 	  { echo "once more, one after the other:"; $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none \
 	    --ignore ohlcv_assets_tests/faults/test_matrix.py; }
 	@$(BIN)/python -m pytest -q ohlcv_assets_tests/faults/test_matrix.py
+
+test-slow: $(VENV)/ready ## The tests that take minutes: backfills through Dagster's daemon, killed, failed and retried
+	@$(BIN)/python -m pytest -q -m slow
 
 faults: $(VENV)/ready ## The fault matrix over real servers, as one Markdown table
 	@$(BIN)/python -m ohlcv_assets_tests.faults

@@ -22,10 +22,29 @@ pytest_plugins = [
     "ohlcv_assets_tests.fixtures.program",
 ]
 
-#: A file's tests stay together when the suite runs in several processes; these files take longest, and are begun first.
-_LONGEST = ("ui/test_ui.py", "faults/test_matrix.py", "faults/test_simulation.py", "integration/test_stream.py")
+#: A file's tests stay together when the suite runs in several processes. These take longest, many of them waiting: they are begun
+#: first, in this order.
+_LONGEST = (
+    "ui/test_ui.py",
+    "docs/test_pages_that_run.py",
+    "orchestration/test_repair_loop.py",
+    "ui/test_launchpad.py",
+    "faults/test_matrix.py",
+    "integration/test_download_bulk.py",
+    "integration/test_stream.py",
+    "orchestration/test_assets.py",
+    "orchestration/test_ledger_asset.py",
+    "faults/test_simulation.py",
+    "integration/test_stream_log.py",
+    "integration/test_budget_shared.py",
+    "unit/test_expectations.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST))
+    items.sort(key=lambda item: _place(item.path.as_posix()))
+
+
+def _place(path: str) -> int:
+    return next((number for number, name in enumerate(_LONGEST) if path.endswith(name)), len(_LONGEST))

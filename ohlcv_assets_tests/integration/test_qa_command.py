@@ -164,7 +164,7 @@ def test_a_database_that_does_not_answer_is_exit_code_3(program: Program, whole,
 
     monkeypatch.setattr(Database, "open", away)
     program.lake.write_day(Signature.daily(Market.FUTURES, program.universe), DAY, whole)
-    for command in (DAILY, LEDGER):
+    for command in (DAILY, (*LEDGER, "--now")):
         assert program.run(*command).code == 3
 
 

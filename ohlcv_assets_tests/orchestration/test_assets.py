@@ -162,8 +162,10 @@ def test_the_hour_so_far_is_compared_while_it_runs(deployment: Deployment) -> No
     assert list(deployment.settings.home.glob("lake/**/qa/recent_bars/spot/**/2300.parquet"))
     unstreamed = _evaluations(deployment.run("spot_recent", partition_key="2025-06-02-00:00"))
     assert not unstreamed["streamed_complete"].passed
-    # Half past midnight: two windows are due, the third ended less than five minutes ago.
-    assert unstreamed["streamed_complete"].metadata["bars_expected"].value == 3 * 20
+    # Half past midnight, or later on a busy machine: the windows that ended five minutes ago are due, and they alone.
+    windows = _materializations(deployment, Market.SPOT, "recent_bars")["2025-06-02-00:00"]["windows"]
+    assert windows >= 2
+    assert unstreamed["streamed_complete"].metadata["bars_expected"].value == 3 * 10 * windows
 
 
 def test_a_shard_streams_its_part_and_all_parts_are_the_whole(deployment: Deployment) -> None:

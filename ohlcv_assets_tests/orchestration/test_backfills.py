@@ -16,6 +16,8 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.timestamps import from_ms
 from ohlcv_assets_tests.fixtures.history import History, history_platform
 
+pytestmark = pytest.mark.slow
+
 _PATIENCE_S = 300.0
 #: 120 a minute on futures, where eight days weigh 144: a backfill has to wait for the next minute.
 _SHARE = 0.05
