@@ -29,7 +29,7 @@ from ohlcv_assets_tests.faults.simulation.loop import Process, Stuck, VirtualLoo
 from ohlcv_assets_tests.faults.simulation.run import simulate
 from ohlcv_assets_tests.faults.simulation.store import MemoryDatabase
 
-SEEDS = range(40)
+SEEDS = range(30)
 MINUTES = 8
 
 

@@ -114,7 +114,11 @@ def test_a_dry_run_says_what_it_takes_and_asks_for_no_bar(month, home, market):
     assert plan["requests"] == SYMBOLS * (3 + 2 if market is Market.SPOT else 9)
 
 
-@pytest.mark.parametrize(("market", "seed"), [(Market.FUTURES, 1), (Market.FUTURES, 2), (Market.SPOT, 3)], ids=str)
+_SEEDS = [(Market.FUTURES, 1), (Market.SPOT, 3)]
+_MORE_SEEDS = [pytest.param(market, seed, marks=pytest.mark.slow) for market in Market for seed in (4, 5, 6)]
+
+
+@pytest.mark.parametrize(("market", "seed"), [*_SEEDS, *_MORE_SEEDS], ids=str)
 def test_killed_anywhere_and_begun_again_it_ends_the_same(month, home, market, seed):
     """Kill -9 at four seeded moments of thirty days: what was stored is neither touched nor asked for again.
 

@@ -38,8 +38,7 @@ def vanished(replay_factory, start: str, speed: float = 1.0, more=()):
     return replay
 
 
-@pytest.mark.parametrize("times", [False, True], ids=["a universe without times", "a universe with times"])
-@pytest.mark.parametrize("market", Market)
+@pytest.mark.parametrize(("market", "times"), [(Market.SPOT, False), (Market.FUTURES, True)])
 def test_the_stream_goes_on_with_the_others(replay_factory, database_url, tmp_path, market, times):
     """Every bar of the other symbols comes by WebSocket; the vanished one's minutes are named missing, and that is exit code 1."""
     replay = vanished(replay_factory, "2025-06-01T12:00Z", speed=60.0)

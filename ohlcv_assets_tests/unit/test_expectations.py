@@ -58,7 +58,7 @@ def test_no_bars_are_no_proof() -> None:
     assert not validate(bars().clear()).is_sound
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(edits=st.lists(_EDIT, max_size=5))
 @example(edits=[(0, "high", math.inf), (0, "close", math.nan)])
 @example(edits=[(0, "volume", math.nan), (0, "taker_buy_volume", math.inf)])
