@@ -16,7 +16,12 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.orchestration import checks, ledger
 from ohlcv_assets.orchestration.common import asset_key
 from ohlcv_assets.orchestration.partitions import daily_partitions
-from ohlcv_assets.orchestration.preview import evaluation_of_partition, outputs_of_checks, silence_preview_warnings
+from ohlcv_assets.orchestration.preview import (
+    evaluation_of_partition,
+    just_stored,
+    outputs_of_checks,
+    silence_preview_warnings,
+)
 from ohlcv_assets.settings import Settings, read_settings
 
 #: Every so-manieth day is red, each time in another check: a page with one colour would be too easy.
@@ -42,12 +47,14 @@ def filled(settings: Settings, market: Market, name: str) -> dg.AssetsDefinition
             context.add_asset_metadata(facts, partition_key=partition)
         yield dg.MaterializeResult()
         for number, partition in enumerate(context.partition_keys):
+            judged = just_stored(context, partition)
             for place, spec in enumerate(specs):
                 red = number % _RED_EVERY == 0 and place == number // _RED_EVERY % len(specs)
                 yield evaluation_of_partition(
                     context,
                     spec,
                     partition,
+                    judged,
                     passed=not red,
                     severity=dg.AssetCheckSeverity.ERROR,
                     description="2,880 of 2,880 expected bars are there",

@@ -17,7 +17,7 @@ import dagster as dg
 import polars as pl
 
 from ohlcv_assets.orchestration import metadata
-from ohlcv_assets.orchestration.preview import evaluation_of_partition
+from ohlcv_assets.orchestration.preview import evaluation_of_partition, just_stored
 from ohlcv_assets.quality import sentences
 from ohlcv_assets.quality.completeness import Coverage, missing_ranges
 from ohlcv_assets.quality.diagnosis import diagnose, explained_kinds
@@ -365,11 +365,13 @@ def evaluations(
     found: list[Outcome],
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """One evaluation a check for one partition; yield the asset's MaterializeResult before these."""
+    judged = just_stored(context, partition_key)
     for spec, check, outcome in zip(specs_of_asset, CHECKS, found, strict=True):
         yield evaluation_of_partition(
             context,
             spec,
             partition_key,
+            judged,
             passed=outcome.passed,
             severity=dg.AssetCheckSeverity.WARN if check.warns else dg.AssetCheckSeverity.ERROR,
             description=outcome.sentence,

@@ -20,7 +20,7 @@ from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.orchestration import metadata
 from ohlcv_assets.orchestration.common import asset_key, failures
 from ohlcv_assets.orchestration.partitions import DAYS_OF_A_RUN, daily_partitions, day_of, selected_keys
-from ohlcv_assets.orchestration.preview import evaluation_of_partition, outputs_of_checks
+from ohlcv_assets.orchestration.preview import evaluation_of_partition, just_stored, outputs_of_checks
 from ohlcv_assets.orchestration.ranges import Outcomes
 from ohlcv_assets.orchestration.resources import DatabaseResource, LakeResource, UniverseResource
 from ohlcv_assets.quality.ledger import Ledger, State
@@ -174,12 +174,14 @@ def _evaluations(
     partition: str,
     outcomes: dict[str, tuple[bool, str, dict[str, Any]]],
 ) -> Iterator[dg.AssetCheckEvaluation]:
+    judged = just_stored(context, partition)
     for spec in specs:
         passed, sentence, numbers = outcomes[spec.name]
         yield evaluation_of_partition(
             context,
             spec,
             partition,
+            judged,
             passed=passed,
             severity=dg.AssetCheckSeverity.ERROR,
             description=sentence,

@@ -21,10 +21,12 @@ from dagster._core.event_api import EventRecordsFilter
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 __all__ = [
+    "Judged",
     "UnresolvedAssetJobDefinition",
     "UnresolvedPartitionedAssetScheduleDefinition",
     "check_events",
     "evaluation_of_partition",
+    "just_stored",
     "outputs_of_checks",
     "silence_preview_warnings",
 ]
@@ -36,25 +38,37 @@ def silence_preview_warnings() -> None:
         warnings.filterwarnings("ignore", category=category)
 
 
+#: What says of which materialization a check speaks.
+Judged = AssetCheckEvaluationTargetMaterializationData
+
+
+def just_stored(context: dg.AssetExecutionContext, partition_key: str) -> Judged:
+    """The materialization of a partition that this run has just stored; asked for once, whatever the number of its checks.
+
+    Yield the asset's `MaterializeResult` first.
+    """
+    record = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition_key]), limit=1
+    ).records[0]
+    return Judged(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
+
+
 def evaluation_of_partition(
     context: dg.AssetExecutionContext,
     spec: dg.AssetCheckSpec,
     partition_key: str,
+    judged: Judged,
     *,
     passed: bool,
     severity: dg.AssetCheckSeverity,
     description: str,
     metadata: Mapping[str, Any],
 ) -> dg.AssetCheckEvaluation:
-    """The outcome of one check on one partition, tied to the materialization that was just stored.
+    """The outcome of one check on one partition, tied to the materialization that it judges (`just_stored`).
 
     A plain `AssetCheckResult` cannot name a partition: in a run over several, all of them would end up "skipped".
-    Without the materialization's data the partition's status would stay "missing". Yield the asset's
-    `MaterializeResult` first.
+    Without the materialization's data the partition's status would stay "missing".
     """
-    record = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition_key]), limit=1
-    ).records[0]
     return dg.AssetCheckEvaluation(
         asset_key=context.asset_key,
         check_name=spec.name,
@@ -64,9 +78,7 @@ def evaluation_of_partition(
         blocking=spec.blocking,
         description=description,
         metadata=dict(normalize_metadata(metadata)),
-        target_materialization_data=AssetCheckEvaluationTargetMaterializationData(
-            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-        ),
+        target_materialization_data=judged,
     )
 
 
