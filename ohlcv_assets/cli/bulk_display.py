@@ -135,7 +135,8 @@ def open_display(*, as_json: bool) -> Iterator[Display]:
 
 
 def _planned(plan: Plan) -> Iterator[str]:
-    there = f", {plan.days_there} days are there already" if plan.days_there else ""
+    are = "day is" if plan.days_there == 1 else "days are"
+    there = f", {plan.days_there} {are} there already" if plan.days_there else ""
     cut = (
         f" (cut off at {iso(plan.cut_at_ms)}: what comes after is not finished)" if plan.cut_at_ms is not None else ""
     )

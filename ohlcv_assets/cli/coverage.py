@@ -56,6 +56,8 @@ _Top = Annotated[
 ]
 
 _DEFAULT_DAYS = 30
+#: Binance began in 2017: a year that was mistyped would ask for a grid of centuries.
+_MOST_DAYS = 30 * 366
 _PICTURES = (".png", ".html")
 #: By what is typed: the stores whose bars are counted, and the client's name for a read of them.
 _STORES: dict[str, tuple[tuple[Source, ...], Source]] = {
@@ -125,10 +127,14 @@ def _refuse(source: str, output: Path | None) -> None:
 def _interval(start: str | None, end: str | None) -> Interval:
     """[start, end); what is not given is the last midnight, and thirty days before the end."""
     from ohlcv_assets.clock import utc_now
+    from ohlcv_assets.errors import UsageError
     from ohlcv_assets.timestamps import DAY_MS, Interval, floor_to, parse_time, to_ms
 
     end_ms = floor_to(to_ms(utc_now()), DAY_MS) if end is None else parse_time(end)
-    return Interval(end_ms - _DEFAULT_DAYS * DAY_MS if start is None else parse_time(start), end_ms)
+    interval = Interval(end_ms - _DEFAULT_DAYS * DAY_MS if start is None else parse_time(start), end_ms)
+    if interval.end_ms - interval.start_ms > _MOST_DAYS * DAY_MS:
+        raise UsageError(f"{interval} is longer than Binance exists", hint="look at the years of --start and --end")
+    return interval
 
 
 def _found(
@@ -155,7 +161,7 @@ def _found(
     asked = (market, iso(interval.start_ms), iso(interval.end_ms), names)
     table = client.coverage(*asked, sources=stores)
     ranges = client.missing_ranges(*asked, source=of_both) if missing else None
-    return Coverage(market, version, interval, source, client.has_database, table, ranges)
+    return Coverage(market, version, interval, source, client.has_database, table, ranges, tuple(names or ()))
 
 
 def _write(found: Coverage, output: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Any, Final
 
 import polars as pl
@@ -41,6 +42,7 @@ class Coverage:
         has_database: whether there was one to ask.
         table: `OhlcvClient.coverage(...)`.
         ranges: `OhlcvClient.missing_ranges(...)`, where they were asked for.
+        asked: the symbols and patterns that were named; none for all.
     """
 
     market: str
@@ -50,6 +52,7 @@ class Coverage:
     has_database: bool
     table: pl.DataFrame
     ranges: pl.DataFrame | None
+    asked: tuple[str, ...] = ()
 
     @property
     def is_blind(self) -> bool:
@@ -69,12 +72,13 @@ class Coverage:
 
     @property
     def command(self) -> str:
-        """How this is asked for again, of all symbols."""
+        """How this is asked for again."""
         start, end = (
             iso(moment).removesuffix("T00:00Z") for moment in (self.interval.start_ms, self.interval.end_ms)
         )
         of = "" if self.source == "both" else f" --source {self.source}"
-        return f"ohlcv coverage --market {self.market} --start {start} --end {end}{of}"
+        names = "".join(f" {quote(name)}" for name in self.asked)
+        return f"ohlcv coverage{names} --market {self.market} --start {start} --end {end}{of}"
 
     def sentence(self) -> str:
         """What it comes to, in words."""

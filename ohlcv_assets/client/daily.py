@@ -38,6 +38,10 @@ class DailyBars:
         """The UTC days that are in the lake, in order."""
         return self.lake.days(self.signature)
 
+    def knew(self, day: date, question: Question) -> bool:
+        """Whether the lake knew a day that it holds at the question's `as_of`."""
+        return question.as_of is None or self.lake.versions(self.signature, day)[0].known_at <= question.as_of
+
     def read(self, question: Question, columns: Sequence[str], days: Sequence[date] | None = None) -> pl.DataFrame:
         """The bars of the interval: `symbol`, `timestamp` and these columns of `SCHEMA`, sorted by both.
 
@@ -85,7 +89,7 @@ class DailyBars:
 
     def _as_of(self, days: Sequence[date], question: Question, columns: tuple[str, ...]) -> pl.DataFrame:
         """What was known then: the present files where they are old enough, and former versions of the others."""
-        latest = self._latest(days, question.symbols, (*columns, "knowledge_timestamp"))
+        latest = self._latest(days, question.symbols, tuple(dict.fromkeys([*columns, "knowledge_timestamp"])))
         later = latest.filter(pl.col("knowledge_timestamp") > question.as_of)
         numbers = set((later["timestamp"] // DAY_MS).unique())
         former = [day for day in days if day_start_ms(day) // DAY_MS in numbers]

@@ -35,7 +35,8 @@ from ohlcv_assets.client.question import (
 )
 from ohlcv_assets.client.resample import COUNT, refuse_incomplete, resampled
 from ohlcv_assets.client.stitched import SOURCE, stitched
-from ohlcv_assets.client.verified import VERIFIED, refuse_unverified, with_states
+from ohlcv_assets.client.stores import no_database
+from ohlcv_assets.client.verified import UNTIL, VERIFIED, as_compared, changed, refuse_unverified, with_states
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import NoBars, UsageError
 from ohlcv_assets.instruments import Market, Symbol
@@ -118,10 +119,13 @@ class OhlcvClient(Knowledge):
         """
         question = self._question(symbols, start, end, market, as_of)
         one_of("label", label, Label), one_of("incomplete", incomplete, Incomplete)
+        one_of("on_unverified", on_unverified, OnUnverified)
         wanted = columns_of(columns)
         length_ms = MINUTE_MS if resample is None else window_ms(resample, question.interval)
-        bars = self._bars(question, one_of("source", source, Source), _needed(wanted, fill), on_missing)
-        if verified or "state" in wanted:
+        judged = verified or "state" in wanted
+        needed = _needed([*wanted, "knowledge_timestamp"] if judged else wanted, fill)
+        bars = self._bars(question, one_of("source", source, Source), needed, on_missing)
+        if judged:
             bars = self._with_states(question, bars, verified, on_unverified)
         if bars.is_empty():
             raise nothing(source, question)
@@ -229,6 +233,8 @@ class OhlcvClient(Knowledge):
             `ledger_missing`). Numbers of minutes. A minute that is not over yet is not expected.
         """
         question = self._question(symbols, start, end, market)
+        if not sources or set(sources) - set(_STORES):
+            raise UsageError(f"sources={sources!r} are not known", hint=f"use one or more of {', '.join(_STORES)}")
         present = {name: self._runs(question, name) if name in sources else None for name in _STORES}
         expected = spans.expected_runs(question, self._universe, to_ms(utc_now()))
         return counting.coverage(expected, present, self._ledgers(question.market).ranges(question))
@@ -250,6 +256,8 @@ class OhlcvClient(Knowledge):
         """
         question = self._question(symbols, start, end, market)
         names = _STORES if one_of("source", source, Source) == "stitched" else (source,)
+        if source == "streamed" and not self.has_database:
+            raise no_database()
         found = [runs for name in names if (runs := self._runs(question, name)) is not None]
         there = pl.concat([pl.DataFrame(schema=spans.RUNS), *found])
         expected = spans.expected_runs(question, self._universe, to_ms(utc_now()))
@@ -264,7 +272,11 @@ class OhlcvClient(Knowledge):
             return found.with_columns(pl.lit(source).alias(SOURCE))
         daily = self._daily(question.market)
         if source == "daily":
-            days = [day for day in daily.days() if day in set(question.days)] if skip else None
+            days = (
+                [day for day in daily.days() if day in set(question.days) and daily.knew(day, question)]
+                if skip
+                else None
+            )
             return daily.read(question, columns, days).with_columns(pl.lit(source).alias(SOURCE))
         ranges = self._ledgers(question.market).ranges(question)
         return stitched(question, columns, daily, ranges, self._streamed if self.has_database else None, skip=skip)
@@ -278,9 +290,9 @@ class OhlcvClient(Knowledge):
         """The bars with their `state`; with `verified` those alone that are, or an error that names what is not."""
         ledgers = self._ledgers(question.market)
         ranges = ledgers.ranges(question)
-        if verified and one_of("on_unverified", on_unverified, OnUnverified) == "raise":
-            refuse_unverified(question, ledgers.unverified(question, ranges))
-        told = with_states(bars, ranges)
+        told = as_compared(with_states(bars, ranges, ("state", *UNTIL)))
+        if verified and on_unverified == "raise":
+            refuse_unverified(question, pl.concat([ledgers.unverified(question, ranges), changed(told)]))
         return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
 
     def _runs(self, question: Question, store: str) -> pl.DataFrame | None:

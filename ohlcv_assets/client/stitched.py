@@ -50,7 +50,7 @@ def stitched(
         DayMissing: a day of which neither store has any bar; where there is no database, one that is not in the lake.
     """
     there = set(daily.days())
-    in_lake = [day for day in question.days if day in there and _is_known(day, daily, question)]
+    in_lake = [day for day in question.days if day in there and daily.knew(day, question)]
     if read_streamed is None:
         return _marked(daily.read(question, columns, in_lake if skip else None), "daily")
     whole = _pairs(question, in_lake).join(_better_in_lake(ranges), on=_PAIR, how="semi")
@@ -65,13 +65,6 @@ def stitched(
     if not skip:
         _refuse_empty_days(question, bars)
     return bars.sort("symbol", "timestamp")
-
-
-def _is_known(day: date, daily: DailyBars, question: Question) -> bool:
-    """Whether the lake knew the day at the question's `as_of`."""
-    if question.as_of is None:
-        return True
-    return daily.lake.versions(daily.signature, day)[0].known_at <= question.as_of
 
 
 def _better_in_lake(ranges: pl.DataFrame) -> pl.DataFrame:

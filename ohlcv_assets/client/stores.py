@@ -67,11 +67,7 @@ class Stores:
         from ohlcv_assets.storage.database import Database
 
         if not self.has_database:
-            raise NoBars(
-                "there is no database, where streamed bars are",
-                hint='read source="daily" from the lake, set OHLCV_DATABASE_URL, or capture into a local one: '
-                "ohlcv up, ohlcv stream or ohlcv backfill-db",
-            )
+            raise no_database()
         if self._settings.database_url is None:
             return Database.open(self._settings)  # the embedded server: started, and its tables made
         # On a server of somebody's own a reader needs no right to make tables.
@@ -94,3 +90,12 @@ class Stores:
     def _ledgers(self, market: Market) -> LedgerReader:
         quality = (lambda: self._quality) if self.has_database else None
         return LedgerReader(self._lake, market, self._universe, quality)
+
+
+def no_database() -> NoBars:
+    """The error of a question to a database that is not there."""
+    return NoBars(
+        "there is no database, where streamed bars are",
+        hint='read source="daily" from the lake, set OHLCV_DATABASE_URL, or capture into a local one: '
+        "ohlcv up, ohlcv stream or ohlcv backfill-db",
+    )

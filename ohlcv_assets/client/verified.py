@@ -4,7 +4,8 @@ Lives here: reading the ledger of many days, its states beside the bars, and the
 state comes about (quality/ledger.py). The lake holds the newest ledger of every day; the database holds every version of it.
 
 A minute is verified when its state is confirmed, repaired or halted. One that was not listed was never expected. All others are
-not verified, and so is one of which no ledger speaks: also when the day's file was replaced after the ledger was made.
+not verified, and so is one of which no ledger speaks: also when the day's file was replaced after the ledger was made, when the ledger
+is of another universe, and when the bar became known, as a revision perhaps, after what the ledger has compared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ohlcv_assets.errors import CorruptFile, DayMissing, NotVerified, ObjectMiss
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET
 from ohlcv_assets.storage.lake import Lake
-from ohlcv_assets.storage.signature import SPEAKS_OF, Signature, ledger_key
+from ohlcv_assets.storage.signature import SPEAKS_OF, STREAMED_UNTIL, Signature, ledger_key
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, iso
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ RANGES: dict[str, pl.DataType] = {
     "cause": pl.String(),
     "proof": pl.String(),
 }
+#: The same with the newest knowledge_timestamp that was compared of either side; null where the content hash says it.
+UNTIL = ("streamed_until", "fetched_until")
+SAID: dict[str, pl.DataType] = {**RANGES, **dict.fromkeys(UNTIL, pl.Datetime("us", "UTC"))}
+#: What stands for the state of a bar that became known after the ledger's comparison.
+CHANGED = "changed_since"
 _THREADS = 8
 _NAMED = 5
 
@@ -64,7 +70,7 @@ class LedgerReader:
     quality: Callable[[], QualityStore] | None
 
     def ranges(self, question: Question) -> pl.DataFrame:
-        """What the ledger says of these symbols and minutes: `RANGES`, sorted by symbol and start, clipped to the interval.
+        """What the ledger says of these symbols and minutes: `SAID`, sorted by symbol and start, clipped to the interval.
 
         Raises:
             UsageError: an earlier state of the ledger, where there is no database.
@@ -79,7 +85,7 @@ class LedgerReader:
     def unverified(self, question: Question, ranges: pl.DataFrame) -> pl.DataFrame:
         """The expected minutes that are not verified: `RANGES`, sorted by symbol and start; `no_ledger` where none speaks."""
         silent = _silent(question, ranges, self.universe)
-        doubtful = ranges.filter(~pl.col("state").is_in([*VERIFIED, NOT_LISTED]))
+        doubtful = ranges.filter(~pl.col("state").is_in([*VERIFIED, NOT_LISTED])).select(list(RANGES))
         return pl.concat([doubtful, silent]).sort("symbol", "start")
 
     def _newest(self, days: Sequence[date]) -> list[pl.DataFrame]:
@@ -87,7 +93,7 @@ class LedgerReader:
         with ThreadPoolExecutor(_THREADS) as threads:
             parts = list(threads.map(self._of_day, days))
         silent = [day for day, part in zip(days, parts, strict=True) if part is None]
-        said = [pl.DataFrame(schema=RANGES), *(part for part in parts if part is not None)]
+        said = [pl.DataFrame(schema=SAID), *(part for part in parts if part is not None)]
         return said if self.quality is None or not silent else [*said, *self._from_database(silent, None)]
 
     def _of_day(self, day: date) -> pl.DataFrame | None:
@@ -97,15 +103,16 @@ class LedgerReader:
         except ObjectMissing:
             return None
         try:
-            spoken_of = pl.read_parquet_metadata(io.BytesIO(content)).get(SPEAKS_OF)
+            noted = pl.read_parquet_metadata(io.BytesIO(content))
             said = pl.read_parquet(io.BytesIO(content), hive_partitioning=False)
-            ranges = said.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
+            streamed = datetime.fromisoformat(noted[STREAMED_UNTIL]) if noted.get(STREAMED_UNTIL) else None
+            ranges = _said(said.select(list(RANGES)), streamed, None)
         except BROKEN_PARQUET as error:
             raise CorruptFile(
                 f"{self.lake.location(key)} is damaged: {str(error).splitlines()[0]}",
                 hint="materialize the ledger of this day again",
             ) from error
-        return ranges if self._is_of_present_content(day, spoken_of) else ranges.clear()
+        return ranges if self._is_of_present_content(day, noted.get(SPEAKS_OF)) else ranges.clear()
 
     def _is_of_present_content(self, day: date, spoken_of: str | None) -> bool:
         """Whether the day still is what the ledger speaks of: of a day that was replaced since it says nothing."""
@@ -124,8 +131,15 @@ class LedgerReader:
                 hint="read without as_of, or set OHLCV_DATABASE_URL: the database keeps every version",
             )
         whole = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS)
-        said = self.quality().ledger(self.market, whole, as_of=as_of).select(list(RANGES))
-        return [_clipped(said, Interval.of_day(day)) for day in days]
+        store = self.quality()
+        said = store.ledger(self.market, whole, as_of=as_of)
+        versions = store.ledger_versions(self.market, whole, as_of=as_of)
+        known = {
+            day: known_at for day, universe, known_at in versions.iter_rows() if universe == self.universe.version
+        }
+        # A version of another universe compared other bars: of these it says nothing.
+        parts = [_said(_clipped(said, Interval.of_day(day)), known[day], known[day]) for day in days if day in known]
+        return [pl.DataFrame(schema=SAID), *parts]
 
 
 def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = ("state",)) -> pl.DataFrame:
@@ -144,6 +158,35 @@ def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = 
     )
     inside = [pl.when(pl.col("timestamp") < pl.col("end")).then(pl.col(name)).alias(name) for name in said]
     return found.with_columns(inside).sort("_row").select(*bars.columns, *said)
+
+
+def as_compared(bars: pl.DataFrame) -> pl.DataFrame:
+    """The bars with `CHANGED` in the place of the `state` of those that became known after what the ledger has compared.
+
+    Args:
+        bars: with `source`, `state`, `knowledge_timestamp` and `UNTIL`.
+
+    Returns:
+        The same without `UNTIL`.
+    """
+    until = pl.when(pl.col("source") == "daily").then(pl.col("fetched_until")).otherwise(pl.col("streamed_until"))
+    is_later = pl.col("state").is_not_null() & (pl.col("knowledge_timestamp") > until).fill_null(value=False)
+    return bars.with_columns(pl.when(is_later).then(pl.lit(CHANGED)).otherwise(pl.col("state")).alias("state")).drop(
+        UNTIL
+    )
+
+
+def changed(bars: pl.DataFrame) -> pl.DataFrame:
+    """The bars that became known after the comparison, as `RANGES` of a minute each."""
+    nothing = [pl.lit(None, pl.String).alias(name) for name in ("cause", "proof")]
+    later = bars.filter(pl.col("state") == CHANGED)
+    return later.select(
+        "symbol",
+        pl.col("timestamp").alias("start"),
+        (pl.col("timestamp") + MINUTE_MS).alias("end"),
+        "state",
+        *nothing,
+    )
 
 
 def refuse_unverified(question: Question, unverified: pl.DataFrame) -> None:
@@ -167,6 +210,13 @@ def refuse_unverified(question: Question, unverified: pl.DataFrame) -> None:
 def _named(row: dict[str, Any]) -> str:
     cause = f" ({row['cause']})" if row["cause"] else ""
     return f"{row['symbol']} [{iso(row['start'])}, {iso(row['end'])}) {row['state']}{cause}"
+
+
+def _said(ranges: pl.DataFrame, streamed_until: datetime | None, fetched_until: datetime | None) -> pl.DataFrame:
+    """The ranges of a ledger with what it compared: `SAID`."""
+    typed = ranges.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
+    until = zip(UNTIL, (streamed_until, fetched_until), strict=True)
+    return typed.with_columns(pl.lit(moment, SAID[name]).alias(name) for name, moment in until)
 
 
 def _clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -90,6 +91,8 @@ class Ledger:
         ranges: `RANGES_SCHEMA`, sorted by symbol and start: minutes on end with the same state, cause and proof.
         unlisted_trades: `symbol, timestamp` of bars with volume in minutes in which the universe says that the symbol was not
             listed: the universe's times are wrong.
+        fetched_hash: content hash of the fetched day that was compared; "" for no such day, None where nobody says.
+        streamed_until: the newest knowledge_timestamp among the streamed bars that were compared.
     """
 
     market: Market
@@ -97,6 +100,8 @@ class Ledger:
     symbols: tuple[str, ...]
     ranges: pl.DataFrame
     unlisted_trades: pl.DataFrame
+    fetched_hash: str | None = None
+    streamed_until: datetime | None = None
 
     @property
     def expected(self) -> int:

@@ -7,18 +7,19 @@ Lives here: which bars and evidence a day's ledger is made of, and where it is k
 from __future__ import annotations
 
 import io
-from datetime import date
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import date, datetime
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
 from ohlcv_assets.bars import SCHEMA
-from ohlcv_assets.errors import DayMissing
+from ohlcv_assets.errors import DayMissing, LakeConflict
 from ohlcv_assets.quality.evidence import evidence_of_day
 from ohlcv_assets.quality.ledger import Ledger, ledger
 from ohlcv_assets.storage.lake import Signature
 from ohlcv_assets.storage.quality_store import QualityStore
-from ohlcv_assets.storage.signature import SPEAKS_OF, ledger_key
+from ohlcv_assets.storage.signature import SPEAKS_OF, STREAMED_UNTIL, ledger_key
 from ohlcv_assets.timestamps import Interval, from_ms
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 def ledger_of_day(database: Database, lake: Lake, universe: Universe, market: Market, day: date) -> Ledger:
     """In which state every minute of every symbol of the universe is, by what both stores hold now.
 
-    A day that was never downloaded is a day of which nothing was fetched.
+    A day that was never downloaded is a day of which nothing was fetched. The ledger notes what it has seen of either side: what
+    comes later is not what it speaks of.
 
     Raises:
         CorruptFile: the day's file is damaged.
@@ -38,9 +40,12 @@ def ledger_of_day(database: Database, lake: Lake, universe: Universe, market: Ma
     interval, symbols = Interval.of_day(day), universe.symbols[market]
     streamed = database.read(market, interval, symbols=symbols)
     evidence = evidence_of_day(database, lake, universe, market, day)
-    return ledger(
-        streamed, _fetched(lake, Signature.daily(market, universe), day), symbols, market, interval, evidence
-    )
+    signature = Signature.daily(market, universe)
+    # The hash first: of a day that is replaced in between the ledger then has the former hash, and verifies nothing.
+    seen = _content_hash(lake, signature, day)
+    found = ledger(streamed, _fetched(lake, signature, day), symbols, market, interval, evidence)
+    until = cast("datetime | None", streamed["knowledge_timestamp"].max())
+    return replace(found, fetched_hash=seen, streamed_until=until)
 
 
 def keep_ledger(database: Database, lake: Lake, universe: Universe, found: Ledger, *, run_id: str) -> tuple[int, str]:
@@ -51,7 +56,12 @@ def keep_ledger(database: Database, lake: Lake, universe: Universe, found: Ledge
 
     Raises:
         InvalidBars: the ranges do not cover symbols times minutes exactly once; nothing was stored.
+        LakeConflict: the day was replaced since it was compared; nothing was stored.
     """
+    day = from_ms(found.interval.start_ms).date()
+    now = _content_hash(lake, Signature.daily(found.market, universe), day)
+    if found.fetched_hash not in (None, now):
+        raise LakeConflict(f"{day} was replaced while its ledger was made", hint="make the ledger of this day again")
     version = QualityStore(database).record_ledger(
         found.market,
         found.interval,
@@ -67,8 +77,11 @@ def put_ledger(lake: Lake, universe: Universe, found: Ledger) -> str:
     """Store a day's ledger as the newest one in the lake; where its file is."""
     content = io.BytesIO()
     day = from_ms(found.interval.start_ms).date()
-    fetched = _content_hash(lake, Signature.daily(found.market, universe), day)
-    found.ranges.write_parquet(content, compression="zstd", metadata={SPEAKS_OF: fetched})
+    seen = found.fetched_hash
+    if seen is None:
+        seen = _content_hash(lake, Signature.daily(found.market, universe), day)
+    until = found.streamed_until.isoformat() if found.streamed_until is not None else ""
+    found.ranges.write_parquet(content, compression="zstd", metadata={SPEAKS_OF: seen, STREAMED_UNTIL: until})
     return lake.put(ledger_key(found.market, universe, day), content.getvalue())
 
 

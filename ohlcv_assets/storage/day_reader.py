@@ -192,7 +192,9 @@ def _by_symbol(frame: pl.DataFrame, found: Sequence[Run]) -> pl.DataFrame:
 def missing_days(locations: Sequence[str]) -> DayMissing:
     """The error of days that are not in the lake."""
     more = f" and {len(locations) - 1} more" if len(locations) > 1 else ""
-    return DayMissing(f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day")
+    return DayMissing(
+        f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day, or ohlcv download-bulk"
+    )
 
 
 def _unavailable(location: str, error: OSError) -> LakeUnavailable:

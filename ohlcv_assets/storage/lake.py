@@ -387,4 +387,6 @@ def _conflict(location: str, former: DayFile | None, new: Day) -> LakeConflict:
 
 def _missing(locations: list[str]) -> DayMissing:
     more = f" and {len(locations) - 1} more" if len(locations) > 1 else ""
-    return DayMissing(f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day")
+    return DayMissing(
+        f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day, or ohlcv download-bulk"
+    )

@@ -91,6 +91,21 @@ def ledger_counts(market: Market, interval: Interval) -> sql.Composed:
     )
 
 
+def ledger_versions(market: Market, interval: Interval, as_of: datetime | None) -> sql.Composed:
+    """Day, universe and knowledge_timestamp of every version of these days that was known then, the oldest first."""
+    return sql.SQL(
+        "select day, universe, knowledge_timestamp from ledger_days where market = {market} "
+        "and day between (to_timestamp({start_ms} / 1000) at time zone 'UTC')::date "
+        "and (to_timestamp(({end_ms} - 1) / 1000) at time zone 'UTC')::date "
+        "and knowledge_timestamp <= {known_at}::timestamptz order by version"
+    ).format(
+        known_at=sql.Literal("infinity" if as_of is None else as_of),
+        market=sql.Literal(str(market)),
+        start_ms=sql.Literal(interval.start_ms),
+        end_ms=sql.Literal(interval.end_ms),
+    )
+
+
 def findings(columns: Sequence[str], since: datetime | None) -> sql.Composed:
     """The findings stored since a moment, in no order; the detail as text."""
     listed = sql.SQL(", ").join(

@@ -73,6 +73,11 @@ RANGES_SCHEMA: dict[str, pl.DataType] = {
     "cause": pl.String(),
     "proof": pl.String(),
 }
+LEDGER_VERSIONS_SCHEMA: dict[str, pl.DataType] = {
+    "day": pl.Date(),
+    "universe": pl.String(),
+    "knowledge_timestamp": pl.Datetime("us", "UTC"),
+}
 LEDGER_COUNTS_SCHEMA: dict[str, pl.DataType] = {"day": pl.Date(), "state": pl.String(), "bars": pl.Int64()}
 
 #: What was found once: `detail` is JSON.
@@ -183,6 +188,16 @@ class QualityStore:
         if as_of is not None:
             to_ms(as_of)  # refuses a naive one
         return _merged(self._database.fetched(statements.ledger(market, interval, as_of)))
+
+    def ledger_versions(self, market: Market, interval: Interval, *, as_of: datetime | None = None) -> pl.DataFrame:
+        """Whose symbols the newest version of each day speaks of, and since when it is known.
+
+        Returns:
+            `LEDGER_VERSIONS_SCHEMA`, a row a UTC day that has a version, sorted.
+        """
+        found = self._database.fetched(statements.ledger_versions(market, interval, as_of))
+        newest = found.unique("day", keep="last", maintain_order=True).sort("day")
+        return newest.select(pl.col(name).cast(dtype) for name, dtype in LEDGER_VERSIONS_SCHEMA.items())
 
     def ledger_counts(self, market: Market, interval: Interval) -> pl.DataFrame:
         """How many minutes of the interval are in each state by the newest versions: `LEDGER_COUNTS_SCHEMA`, sorted."""

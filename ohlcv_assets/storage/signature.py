@@ -15,6 +15,8 @@ from ohlcv_assets.instruments import Market, Universe
 BARS_FILE = "bars.parquet"
 #: Under this name a ledger's file notes which content of the day's bars it speaks of (its content hash, or nothing).
 SPEAKS_OF = "ohlcv.fetched_content_hash"
+#: And under this one the newest knowledge_timestamp among the streamed bars that it compared (ISO 8601, or nothing).
+STREAMED_UNTIL = "ohlcv.streamed_known_until"
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,29 @@ def test_without_a_database_nothing_is_started_to_look(client, place):
     assert not (place.home / "postgres").exists()
 
 
+@pytest.mark.parametrize("sources", [(), ("dayly",), ("stitched",)])
+def test_a_store_that_is_none_is_no_empty_store(client, sources):
+    """A mistyped store is an error, and never a store in which everything is missing; so is a database that is not there."""
+    with pytest.raises(UsageError, match="sources"):
+        client.coverage("futures", "2025-06-01", "2025-06-02", BTC, sources=sources)
+    with pytest.raises(NoBars, match="no database"):
+        client.missing_ranges("futures", "2025-06-01", "2025-06-02", BTC, source="streamed")
+
+
+def test_when_a_bar_became_known_can_be_read_as_of_a_moment(client):
+    """The time of knowledge is a column like the others, with a moment of knowledge too."""
+    read = client.read(BTC, **BOTH_DAYS, as_of="2035-01-01", columns=["knowledge_timestamp"])
+    assert read.equals(client.read(BTC, **BOTH_DAYS, columns=["knowledge_timestamp"]))
+
+
+def test_days_that_were_not_known_yet_can_be_skipped(client):
+    """With on_missing="skip" a day that the lake did not know at that moment is left out as one that it does not have."""
+    with pytest.raises(NoBars, match="no daily bar"):
+        client.read(BTC, **BOTH_DAYS, as_of="2020-01-01", on_missing="skip")
+    with pytest.raises(UsageError, match="on_unverified"):
+        client.read(BTC, **BOTH_DAYS, on_unverified="bogus")
+
+
 def test_the_days_of_the_lake_are_listed(client):
     """The client says which days can be read."""
     assert client.days("futures") == [date(2025, 6, 1), date(2025, 6, 2)]
