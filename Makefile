@@ -31,7 +31,8 @@ test: lint            ## Formatting, lint, types, layers, then every test
 	@$(BIN)/python -m pytest -q ohlcv_assets_tests/faults/test_matrix.py
 
 test-slow: $(VENV)/ready ## The tests that take minutes: backfills through Dagster's daemon, killed, failed and retried
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m slow || \
+	  { echo "once more:"; $(BIN)/python -m pytest -q -m slow --last-failed --last-failed-no-failures none; }
 
 faults: $(VENV)/ready ## The fault matrix over real servers, as one Markdown table
 	@$(BIN)/python -m ohlcv_assets_tests.faults
