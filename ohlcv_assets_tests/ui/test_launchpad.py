@@ -19,7 +19,7 @@ _JOB = "/locations/ohlcv_stockholm/jobs/futures_backfill_db/playground"
 _CHECK = "/assets/stockholm/futures/backfilled_bars?view=checks&checkDetail=backfill_complete"
 _HOURS = Interval.parse("2025-06-01T05:00Z", "2025-06-01T07:00Z")
 
-pytestmark = pytest.mark.ui
+pytestmark = [pytest.mark.ui, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
