@@ -9,10 +9,10 @@ bar's end until it is committed, of the bar that took longest.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -30,7 +30,7 @@ class Found:
     """The result of one row.
 
     Attributes:
-        injected: faults that the exchange's ledger has, or that we made ourselves.
+        injected: times that the exchange's ledger has the row's own fault, or that we made ourselves.
         bars: bars that had to be there.
         lost, duplicated, wrong: of these bars.
         false_alarms: bars named missing that the exchange has, and bars not there that nobody named.
@@ -86,8 +86,9 @@ def judged_symbols(
     symbols: Sequence[str],
     first: pl.DataFrame,
     latest: pl.DataFrame,
+    fault: str | None,
 ) -> Found:
-    """The row whose fault hit these symbols."""
+    """The row whose fault, of this name in the exchange's ledger, hit these symbols."""
     assert watched.report is not None
     market = watched.exchange.market
     names = {symbol.partition(":")[0].replace("/", "") for symbol in symbols}
@@ -102,15 +103,15 @@ def judged_symbols(
     found = judged(
         settled,
         within(latest, interval, symbols),
-        injected=len(ledger),
+        injected=_times(fault, ledger),
         false_alarms=existing,
         detect_s=max(waits, default=None),
     )
     return replace(found, repair_s=repair_s(first, watched.exchange.clock))
 
 
-def judged_phase(watched: Watched, handle: ReplayHandle, interval: Interval, stored: pl.DataFrame) -> Found:
-    """The row whose fault hit a market in this interval."""
+def judged_phase(watched: Watched, handle: ReplayHandle, interval: Interval, stored: pl.DataFrame, fault: str | None) -> Found:  # fmt: skip
+    """The row whose fault, of this name in the exchange's ledger, hit a market in this interval."""
     market = watched.exchange.market
     ledger = [e for e in handle.ledger() if e["market"] in (market, None) and e["at_ms"] in interval]
     begun_ms = min((entry["at_ms"] for entry in ledger), default=None)
@@ -120,7 +121,7 @@ def judged_phase(watched: Watched, handle: ReplayHandle, interval: Interval, sto
     found = judged(
         within(handle.settled(market), interval),
         within(stored, interval),
-        injected=len(ledger),
+        injected=_times(fault, ledger),
         clock=watched.exchange.clock,
         detect_s=min(later) / 1000 if later else None,
     )
@@ -139,6 +140,11 @@ def exchange_ms(moment: datetime, clock: ExchangeClock) -> float:
     """What the exchange's clock showed at a moment of this machine's."""
     monotonic_s = moment.timestamp() - (time.time() - time.monotonic())
     return clock.anchor_ms + (monotonic_s - clock.anchor_monotonic_s) * 1000 * clock.speed
+
+
+def _times(fault: str | None, ledger: Sequence[Mapping[str, Any]]) -> int:
+    """How often the row's own fault was injected, without those that only make REST necessary."""
+    return sum(entry["fault"] == fault for entry in ledger)
 
 
 def _first_asked(watched: Watched, symbols: Sequence[str]) -> dict[tuple[str, int], int]:

@@ -80,6 +80,11 @@ class Row:
     expected: str
     shown: Symbols | Phase | Own | Elsewhere | Later
 
+    @property
+    def injected(self) -> str | None:
+        """The rule that the row is about: the last; those before it only make REST necessary."""
+        return self.shown.rules[-1]["fault"] if isinstance(self.shown, Symbols | Phase) and self.shown.rules else None
+
 
 def _withheld(*rules: Mapping[str, Any]) -> Rules:
     """Half of the closing events do not come, so that REST is needed, and REST is broken."""
@@ -113,8 +118,8 @@ ROWS: tuple[Row, ...] = (
     Row("15c", "a subscription that dies without a word", "noticed by REST; another connection takes over", Phase(FUTURES, "silence", 6, ({"fault": "ws_drop_subscription", "symbols": 1, "existing": True, "from": 70, "until": 72},))),
     Row("16a", "the exchange announces its end (serverShutdown)", "another connection takes over before it", Phase(FUTURES, "cuts", 4, ({"fault": "ws_server_shutdown", "from": 100, "until": 101, "notice_s": 15},))),
     Row("16b", "a connection's lifetime is over, with notice", "another connection takes over before it", Phase(FUTURES, "cuts", 5, ({"fault": "ws_cut_24h", "lifetime_s": 120, "from": 0, "until": 200, "notice_s": 15},))),
-    Row("17", "429 with Retry-After", "every request waits as long as told", Phase(FUTURES, "cuts", 5, ({"fault": "never_closed", "probability": 0.6, "until": 180}, {"fault": "rest_429", "from": 60, "until": 150, "retry_after_s": 30, "endpoints": ["klines"]}))),
-    Row("18", "418, banned for a minute", "no request before the ban ends; the WebSocket goes on", Phase(FUTURES, "cuts", 5, ({"fault": "never_closed", "probability": 0.6, "until": 180}, {"fault": "rest_418", "from": 60, "until": 120, "retry_after_s": 60, "endpoints": ["klines"]}))),
+    Row("17", "429 with Retry-After", "every request waits as long as told", Phase(FUTURES, "cuts", 5, ({"fault": "never_closed", "until": 180}, {"fault": "rest_429", "from": 60, "until": 180, "retry_after_s": 30, "endpoints": ["klines"]}))),
+    Row("18", "418, banned for a minute", "no request before the ban ends; the WebSocket goes on", Phase(FUTURES, "cuts", 5, ({"fault": "never_closed", "until": 180}, {"fault": "rest_418", "from": 60, "until": 180, "retry_after_s": 60, "endpoints": ["klines"]}))),
     Row("19a", "5xx", "asked again", _rest("rest_5xx")),
     Row("19b", "403 of a firewall", "asked again, but not for ever", _rest("rest_403")),
     Row("19c", "REST connection reset", "asked again", _rest("rest_reset")),

@@ -123,7 +123,8 @@ async def _try_symbols(staged: Stage, market: Market) -> dict[str, Found]:
         await _capture_again(watched.exchange, database, again, interval)
         latest = await asyncio.to_thread(database.read, market, interval)
     return {
-        row.number: judged_symbols(watched, handle, interval, _symbols_of(row, handle), first, latest) for row in rows
+        row.number: judged_symbols(watched, handle, interval, _symbols_of(row, handle), first, latest, row.injected)
+        for row in rows
     }
 
 
@@ -167,8 +168,10 @@ async def _try_phases(staged: Stage, server: str, market: Market) -> dict[str, F
     with Database(staged.database_url()) as database:
         watched = await staged.streamed(server, market, database)
         stored = await asyncio.to_thread(database.read, market, staged.interval(server))
-    numbers = {id(row.shown): row.number for row in ROWS}
+    rows = {id(row.shown): row for row in ROWS}
     return {
-        numbers[id(phase)]: judged_phase(watched, staged.exchanges[server], interval, stored)
+        rows[id(phase)].number: judged_phase(
+            watched, staged.exchanges[server], interval, stored, rows[id(phase)].injected
+        )
         for phase, interval in _phase_intervals(staged, server, market)
     }
