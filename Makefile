@@ -28,7 +28,8 @@ test: lint            ## Formatting, lint, types, layers, then every test
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore ohlcv_assets_tests/faults/test_matrix.py || \
 	  { echo "once more, one after the other:"; $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none \
 	    --ignore ohlcv_assets_tests/faults/test_matrix.py; }
-	@$(BIN)/python -m pytest -q ohlcv_assets_tests/faults/test_matrix.py
+	@$(BIN)/python -m pytest -q ohlcv_assets_tests/faults/test_matrix.py || \
+	  { echo "once more:"; $(BIN)/python -m pytest -q ohlcv_assets_tests/faults/test_matrix.py; }
 
 test-slow: $(VENV)/ready ## The tests that take minutes: backfills through Dagster's daemon, killed, failed and retried
 	@$(BIN)/python -m pytest -q -m slow || \

@@ -1,6 +1,6 @@
 """The servers of the fault matrix, and one watched stream over them.
 
-Lives here: replay exchanges at sixty times Binance's speed, one PostgreSQL, when things begin and end, and `streamed`. Does
+Lives here: replay exchanges at forty times Binance's speed, one PostgreSQL, when things begin and end, and `streamed`. Does
 not: any fault (matrix.py, trials.py).
 
 On a busy machine opening a market takes seconds, and each of them is a minute there. So nothing is planned by the clock alone: the
@@ -35,7 +35,7 @@ from ohlcv_assets_tests.faults.matrix import ROWS, Phase, Symbols
 from ohlcv_assets_tests.fixtures.postgres import open_temporary_folder
 from ohlcv_assets_tests.fixtures.replay import ReplayHandle, replay_process
 
-SPEED, DELAY_S, OVERLAP_S = 60.0, 3.5, 30.0
+SPEED, DELAY_S, OVERLAP_S = 40.0, 3.5, 30.0
 SYMBOLS_A_ROW = 2
 #: Where processes are started, that takes seconds which must not be many minutes.
 _SPEEDS = {"processes": 10.0}

@@ -13,7 +13,7 @@ from ohlcv_assets_tests.faults.report import table
 from ohlcv_assets_tests.faults.stage import stage
 from ohlcv_assets_tests.faults.trials import try_everything
 
-#: At sixty times Binance's speed, on a busy machine: a third of a second of ours.
+#: At forty times Binance's speed, on a busy machine: half a second of ours.
 _ON_THEIR_WAY_MS = 20_000
 _HERE = [row for row in ROWS if not isinstance(row.shown, Elsewhere | Later)]
 

@@ -191,8 +191,8 @@ class SocketFaults:
             return
         if rule["notice_s"]:
             connection.push(server_shutdown(self._desk.clock.now_ms()))
-            if rule.name == "ws_server_shutdown":
-                self._note(rule, connection.market, "announced")
+            # A client that obeys has closed the connection before it ends: the notice is what it was given.
+            self._note(rule, connection.market, "announced")
         self._desk.agenda.schedule(due_ms, partial(self._part, rule, connection))
 
     def _part(self, rule: Rule, connection: Connection, _now_ms: int) -> None:
