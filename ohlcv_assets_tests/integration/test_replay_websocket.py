@@ -1,97 +1,39 @@
-"""The replay exchange over plain WebSockets: events, subscriptions, silences, limits and ends, as Binance has them.
+"""The replay exchange over plain WebSockets: events, subscriptions and silences, as Binance has them.
 
-Lives here: the protocol's edges, with raw aiohttp as the client. The servers run in the test's own event loop where a
-test needs shorter lifetimes than Binance's, else as processes of their own.
+Lives here: what a connection hears, with raw aiohttp as the client. Does not: malformed requests, limits and ends
+(test_replay_websocket_limits.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import date
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 import polars as pl
 import pytest
-from aiohttp import ClientWebSocketResponse, WSMsgType
 
-from ohlcv_assets.bars import VALUES
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.replay.partial import Kline
 from ohlcv_assets.replay.script import Answer, RestFault, Script
-from ohlcv_assets.replay.server import ReplayExchange
-from ohlcv_assets.replay.truth import exchange_symbol, generate_truth
-from ohlcv_assets.replay.websocket import RULES
-from ohlcv_assets.timestamps import MINUTE_MS, parse_time
-from ohlcv_assets_tests.fixtures.replay import ReplayHandle
-
-DAY = date(2025, 6, 1)
-TRUTH = generate_truth(symbols=5, days=1, seed=7, first_day=DAY)
-SYMBOLS = {market: frame["symbol"].unique().sort().to_list() for market, frame in TRUTH.items()}
-STREAMS = {market: [f"{exchange_symbol(s).lower()}@kline_1m" for s in names] for market, names in SYMBOLS.items()}
-RAW = {Market.SPOT: "/ws", Market.FUTURES: "/fstream/market/ws"}
-COMBINED = {Market.SPOT: "/stream", Market.FUTURES: "/fstream/market/stream"}
-BOTH = pytest.mark.parametrize("market", list(Market))
-
-NOON_MS, END_MS = parse_time("2025-06-01T12:00Z"), parse_time("2025-06-01T12:03Z")
-PATIENCE_S = 20
-
-
-@asynccontextmanager
-async def exchange(
-    speed: float = 1, start_ms: int = NOON_MS, **options: Any
-) -> AsyncIterator[tuple[str, ReplayExchange]]:
-    """An exchange in this event loop. A test that must not miss a minute begins at 1x, subscribes, then speeds it up."""
-    replay = ReplayExchange(TRUTH, start_ms=start_ms, speed=speed, **options)
-    listening = await replay.listen("127.0.0.1", 0)
-    try:
-        yield listening.url, replay
-    finally:
-        await replay.close()
-
-
-@asynccontextmanager
-async def connected(url: str, path: str) -> AsyncIterator[ClientWebSocketResponse]:
-    async with aiohttp.ClientSession() as session, session.ws_connect(url + path, max_msg_size=0) as socket:
-        yield socket
-
-
-async def receive(socket: ClientWebSocketResponse) -> dict[str, Any]:
-    """The next message, parsed."""
-    return json.loads(await socket.receive_str(timeout=PATIENCE_S))
-
-
-async def ask(
-    socket: ClientWebSocketResponse, method: str, params: Any = None, request_id: Any = 1
-) -> dict[str, Any]:
-    """Send a request; its answer, events before it left out."""
-    await socket.send_json({"method": method, "id": request_id} | ({} if params is None else {"params": params}))
-    while True:
-        message = await receive(socket)
-        if message.get("id") == request_id:
-            return message
-
-
-async def closing(socket: ClientWebSocketResponse) -> tuple[int | None, list[dict[str, Any]]]:
-    """The code that the server closes with, and what it said before."""
-    said = []
-    while (message := await socket.receive(timeout=PATIENCE_S)).type is WSMsgType.TEXT:
-        said.append(json.loads(message.data))
-    return socket.close_code, said
-
-
-def values_of(k: dict[str, Any]) -> tuple[float, ...]:
-    """The nine values of an event, in the bar's order."""
-    return (*(float(k[name]) for name in "ohlcvq"), k["n"], float(k["V"]), float(k["Q"]))
-
-
-def final_bars(market: Market) -> dict[tuple[str, int], tuple[float, ...]]:
-    rows = TRUTH[market].select("symbol", "timestamp", *VALUES).iter_rows()
-    return {(exchange_symbol(symbol), start_ms): tuple(values) for symbol, start_ms, *values in rows}
+from ohlcv_assets.replay.truth import exchange_symbol
+from ohlcv_assets.timestamps import MINUTE_MS
+from ohlcv_assets_tests.integration.websocket_client import (
+    BOTH,
+    COMBINED,
+    END_MS,
+    NOON_MS,
+    RAW,
+    STREAMS,
+    TRUTH,
+    ask,
+    connected,
+    exchange,
+    final_bars,
+    receive,
+    values_of,
+)
 
 
 @BOTH
@@ -237,115 +179,6 @@ async def test_two_connections_hear_the_same() -> None:
                 closed += [event] if event["k"]["x"] else []
             heard.append(closed)
     assert heard[0] == heard[1]
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("no json", 3),
-        ("[1, 2]", 2),
-        ('{"method":"SHOUT","id":4}', 2),
-        ('{"method":"SUBSCRIBE","params":"btcusdt@kline_1m","id":4}', 2),
-        ('{"method":"SUBSCRIBE","params":[1],"id":4}', 2),
-        ('{"method":"SET_PROPERTY","params":["colour",true],"id":4}', 0),
-        ('{"method":"SET_PROPERTY","params":["combined",1],"id":4}', 1),
-    ],
-)
-async def test_a_request_that_is_none_is_answered_with_an_error(
-    replay_exchange: ReplayHandle, text: str, code: int
-) -> None:
-    """A malformed request gets an error with its code, and the connection goes on."""
-    async with connected(replay_exchange.url, "/ws") as socket:
-        await socket.send_str(text)
-        assert (await receive(socket))["error"]["code"] == code
-        assert (await ask(socket, "LIST_SUBSCRIPTIONS"))["result"] == []
-
-
-async def test_a_connection_can_change_its_form(replay_exchange: ReplayHandle) -> None:
-    """SET_PROPERTY combined wraps the events of a raw connection from then on."""
-    async with connected(replay_exchange.url, "/ws") as socket:
-        assert (await ask(socket, "GET_PROPERTY", ["combined"]))["result"] is False
-        await ask(socket, "SET_PROPERTY", ["combined", True], request_id=2)
-        assert (await ask(socket, "GET_PROPERTY", ["combined"], request_id=3))["result"] is True
-        await ask(socket, "SUBSCRIBE", ["btcusdt@kline_1m"], request_id=4)
-        assert (await receive(socket))["stream"] == "btcusdt@kline_1m"
-
-
-async def test_a_frame_that_is_too_long_is_ignored(replay_exchange: ReplayHandle) -> None:
-    """4,096 bytes are read; one byte more is neither acked nor refused, and subscribes to nothing."""
-    async with connected(replay_exchange.url, "/ws") as socket:
-        for length in (4_096, 4_097):
-            request = json.dumps({"method": "SUBSCRIBE", "params": [f"s{length}@kline_1m"], "id": length})
-            await socket.send_str(request.ljust(length))
-        assert (await receive(socket))["id"] == 4_096
-        assert (await ask(socket, "LIST_SUBSCRIPTIONS"))["result"] == ["s4096@kline_1m"]
-
-
-@BOTH
-async def test_the_1025th_stream_ends_the_connection(replay_exchange: ReplayHandle, market: Market) -> None:
-    """1,024 streams are acked; one more is refused with code 4 and closes the connection with 1008."""
-    async with connected(replay_exchange.url, RAW[market]) as socket:
-        streams = [f"s{i}@x" for i in range(1025)]  # short, so that a frame holds many and few messages do
-        for i in range(0, 1024, 342):
-            subscribed = await ask(socket, "SUBSCRIBE", streams[i : min(i + 342, 1024)], request_id=i + 1)
-            assert subscribed == {"result": None, "id": i + 1}
-        await socket.send_json({"method": "SUBSCRIBE", "params": [streams[1024]], "id": 9})
-        code, said = await closing(socket)
-    assert code == 1008
-    assert said == [{"error": {"code": 4, "msg": "Too many subscriptions"}, "id": 9}]
-
-
-@pytest.mark.parametrize(("market", "allowed"), [(Market.SPOT, 5), (Market.FUTURES, 15)])
-async def test_a_message_too_many_ends_the_connection(market: Market, allowed: int) -> None:
-    """As many messages as a second allows are answered; the next closes with 1008."""
-    async with exchange(speed=60) as (url, replay), connected(url, RAW[market]) as socket:
-        replay.clock.change_speed(0)  # all in the same moment
-        for i in range(allowed + 1):
-            await socket.send_json({"method": "LIST_SUBSCRIPTIONS", "id": i})
-        code, said = await closing(socket)
-    assert code == 1008
-    assert [message["id"] for message in said] == list(range(allowed))[: len(said)]
-
-
-async def test_the_server_pings_and_drops_who_does_not_answer() -> None:
-    """A client that answers pings stays; one that does not is cut off, without a goodbye."""
-    rules = {m: replace(RULES[m], ping_ms=1_000, pong_within_ms=10_000, least_pong_wall_s=2.0) for m in Market}
-    async with (
-        exchange(speed=600, rules=rules) as (url, _),
-        aiohttp.ClientSession() as session,
-        session.ws_connect(f"{url}/ws", autoping=False) as deaf,
-        session.ws_connect(f"{url}/ws") as polite,
-    ):
-        listening = asyncio.create_task(polite.receive())  # a client answers pings while it listens
-        assert (await deaf.receive(timeout=PATIENCE_S)).type is WSMsgType.PING
-        assert (await deaf.receive(timeout=PATIENCE_S)).type in (WSMsgType.CLOSED, WSMsgType.ERROR)
-        assert deaf.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE
-        assert not listening.done()
-        await polite.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 1})
-        assert json.loads((await listening).data) == {"result": [], "id": 1}
-
-
-async def test_a_client_may_ping() -> None:
-    """A ping of the client is answered with its own payload."""
-    async with (
-        exchange(speed=1) as (url, _),
-        aiohttp.ClientSession() as session,
-        session.ws_connect(f"{url}/ws", autoping=False) as socket,
-    ):
-        await socket.ping(b"are you there")
-        message = await socket.receive(timeout=PATIENCE_S)
-    assert (message.type, message.data) == (WSMsgType.PONG, b"are you there")
-
-
-async def test_a_connection_ends_after_its_lifetime() -> None:
-    """At the end of its life a connection hears serverShutdown, goes on for a while, and is closed."""
-    rules = {m: replace(RULES[m], lifetime_ms=5 * MINUTE_MS) for m in Market}
-    async with exchange(speed=600, rules=rules) as (url, replay), connected(url, "/ws") as socket:
-        opened_ms = replay.clock.now_ms()
-        code, said = await closing(socket)
-        assert replay.clock.now_ms() >= opened_ms + 5 * MINUTE_MS - 1000
-    assert code == 1001
-    assert [message["e"] for message in said] == ["serverShutdown"]
 
 
 async def test_a_script_decides_which_bars_close() -> None:
