@@ -161,6 +161,12 @@ class Settings(BaseSettings):
         le=65535,
         description="Port of 127.0.0.1 where a streaming process tells its numbers to Prometheus; unset: none, 0: a free one.",
     )
+    command_patience_s: float = Field(
+        5.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds for which a command waits for a PostgreSQL or lake that has not answered it yet; streams and runs wait a minute.",
+    )
     ui_url: str = Field(
         "http://127.0.0.1:3000",
         pattern=r"^https?://[^\s]+$",

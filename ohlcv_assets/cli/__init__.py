@@ -67,12 +67,16 @@ app = typer.Typer(
 
 @app.callback()
 def _program(
+    context: typer.Context,
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what happens inside, on standard error."),
 ) -> None:
     """One-minute OHLCV bars of Binance, captured twice and compared bar for bar."""
+    from ohlcv_assets.cli.waiting import tell_waits
     from ohlcv_assets.logs import show_from
 
     show_from(logging.INFO if verbose else logging.WARNING)
+    # A stream runs for hours, and what it waited for is read in its log.
+    tell_waits(logged=verbose or context.invoked_subcommand == "stream")
 
 
 for _panel, _commands in _PROGRAM.items():

@@ -69,12 +69,12 @@ async def _backfill(
     only_missing: bool,
 ) -> Backfilled:
     from ohlcv_assets.cli.download_bulk import run_id_of
+    from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.exchange.binance import open_exchange
     from ohlcv_assets.quality.backfill import backfill
-    from ohlcv_assets.storage.database import Database
 
     async with open_exchange(market, configured, universe.listings, universe.symbols[market]) as exchange:
-        with await asyncio.to_thread(Database.open, configured) as database:
+        with await asyncio.to_thread(open_database, configured) as database:
             return await backfill(
                 exchange,
                 database,

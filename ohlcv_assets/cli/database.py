@@ -87,7 +87,8 @@ def migrate() -> None:
     from ohlcv_assets.storage.database import Database
     from ohlcv_assets.storage.local_postgres import bars_url
 
-    with Database(bars_url(settings())) as database:
+    configured = settings()
+    with Database(bars_url(configured), first_contact_s=configured.command_patience_s) as database:
         applied = database.migrate()
     typer.echo(f"applied: {', '.join(applied)}" if applied else "the tables are up to date")
 

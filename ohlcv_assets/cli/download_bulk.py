@@ -207,20 +207,23 @@ def _use_profile(name: str) -> None:
 
 
 async def _download(configured: Settings, wish: _Wish, display: Display) -> _Result:
+    from ohlcv_assets.cli.stores import open_lake
     from ohlcv_assets.exchange.binance import open_exchange
 
+    lake = open_lake(configured, wish.lake_url)
+    if wish.data_format == "parquet" and not wish.dry_run:
+        # Before the exchange is asked: its answers would be for nothing.
+        await asyncio.to_thread(lake.insist_on_writing)
     async with open_exchange(wish.market, configured, wish.universe.listings, wish.symbols) as exchange:
         if wish.data_format == "postgres":
             return await _into_database(configured, wish, exchange, display)
-        return await _into_lake(wish, exchange, display)
+        return await _into_lake(lake, wish, exchange, display)
 
 
-async def _into_lake(wish: _Wish, exchange: Exchange, display: Display) -> _Result:
+async def _into_lake(lake: Lake, wish: _Wish, exchange: Exchange, display: Display) -> _Result:
     from ohlcv_assets.bulk import download_days, plan_days
     from ohlcv_assets.quality.backfill import missing_days
-    from ohlcv_assets.storage.lake import Lake
 
-    lake: Lake = Lake(wish.lake_url)
     dataset = exchange, lake, wish.signature
     plan = await asyncio.to_thread(plan_days, *dataset, wish.symbols, wish.interval)
     display.plan(plan)
@@ -235,10 +238,10 @@ async def _into_lake(wish: _Wish, exchange: Exchange, display: Display) -> _Resu
 
 async def _into_database(configured: Settings, wish: _Wish, exchange: Exchange, display: Display) -> _Result:
     from ohlcv_assets.bulk import download_bars, plan_bars
+    from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.quality.backfill import missing_bars
-    from ohlcv_assets.storage.database import Database
 
-    with await asyncio.to_thread(Database.open, configured) as database:
+    with await asyncio.to_thread(open_database, configured) as database:
         plan = await asyncio.to_thread(plan_bars, exchange, database, wish.symbols, wish.interval)
         display.plan(plan)
         if wish.dry_run:

@@ -82,12 +82,12 @@ def _recorded(configured: Settings, market: Market, day: date, universe: Univers
     """The newest ledger on record that speaks of the whole day; None where there is none."""
     import polars as pl
 
-    from ohlcv_assets.client import OhlcvClient
+    from ohlcv_assets.cli.stores import open_client
     from ohlcv_assets.quality.ledger import Ledger
     from ohlcv_assets.timestamps import DAY_MS, Interval, iso
 
     interval = Interval.of_day(day)
-    with OhlcvClient(configured.model_copy(update={"universe": universe.version})) as client:
+    with open_client(configured.model_copy(update={"universe": universe.version})) as client:
         told = client.ledger(market, iso(interval.start_ms), iso(interval.end_ms))
     ranges = told.with_columns(pl.col("start", "end").dt.epoch("ms"))
     symbols = tuple(ranges["symbol"].unique().sort())
@@ -100,14 +100,14 @@ def _recorded(configured: Settings, market: Market, day: date, universe: Univers
 
 def _worked_out(configured: Settings, market: Market, day: date, universe: Universe, *, record: bool) -> _Answer:
     """The ledger of what both stores hold now, kept in both when that is asked for."""
+    from ohlcv_assets.cli.stores import open_database, open_lake
     from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
-    from ohlcv_assets.storage.database import Database
-    from ohlcv_assets.storage.lake import Lake, Signature
+    from ohlcv_assets.storage.lake import Signature
 
-    lake = Lake(configured.lake_url)
+    lake = open_lake(configured)
     # What was never downloaded is an error here, and needs no database to be one.
     lake.content_hash_of(Signature.daily(market, universe), day)
-    with Database.open(configured) as database:
+    with open_database(configured) as database:
         found = ledger_of_day(database, lake, universe, market, day)
         if not record:
             return _Answer(found, "worked out now, not recorded", is_recorded=False)

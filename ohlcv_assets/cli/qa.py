@@ -115,18 +115,17 @@ def _inspected(
     repair: str,
 ) -> None:
     """Compare, show, and exit as it deserves."""
+    from ohlcv_assets.cli.stores import open_database, open_lake
     from ohlcv_assets.clock import utc_now
     from ohlcv_assets.instruments import Market, load_universe
     from ohlcv_assets.quality.inspection import inspect
-    from ohlcv_assets.storage.database import Database
-    from ohlcv_assets.storage.lake import Lake
 
     configured, chosen = settings(), Market.parse(market)
     universe = load_universe(version or configured.universe, configured.universes)
-    of_lake = side(Lake(configured.lake_url), chosen, universe)
+    of_lake = side(open_lake(configured), chosen, universe)
     fetched, interval = of_lake.read()  # what was never fetched needs no database to say so
     run_id = f"qa-{os.getpid()}-{utc_now():%Y%m%dT%H%M%S}"
-    with Database.open(configured) as database:
+    with open_database(configured) as database:
         found = inspect(database, of_lake, fetched, interval, run_id=run_id, expectations=expectations)
     if report:
         print(found.stored.pages["report"])

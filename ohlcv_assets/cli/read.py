@@ -127,7 +127,7 @@ def read(
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.asked import names_of
     from ohlcv_assets.cli.formats import format_of, written
-    from ohlcv_assets.client import OhlcvClient
+    from ohlcv_assets.cli.stores import open_client
     from ohlcv_assets.client.question import interval_of, symbols_of
     from ohlcv_assets.instruments import Market, load_universe
 
@@ -149,7 +149,7 @@ def read(
         configured = configured.model_copy(update={"universe": universe})
     released = load_universe(configured.universe, configured.universes)
     wanted = symbols_of(released, Market.parse(market), names_of(symbols))
-    with OhlcvClient(configured) as client:
+    with open_client(configured) as client:
         written(_parts(client, wanted, interval_of(start, end), {"market": market, **options}), chosen, output)
 
 

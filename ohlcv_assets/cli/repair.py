@@ -84,15 +84,15 @@ def _interval(day: str, hour: int | None) -> Interval:
 async def _repair(
     configured: Settings, market: Market, interval: Interval, limits: Limits, *, hourly: bool
 ) -> RepairReport:
+    from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.exchange.binance import open_exchange
     from ohlcv_assets.instruments import load_universe
     from ohlcv_assets.quality.repair import newest
     from ohlcv_assets.quality.repair import repair as made
-    from ohlcv_assets.storage.database import Database
 
     universe = load_universe(configured.universe, configured.universes)
     side = _side(configured, market, universe, interval, hourly=hourly)
-    with await asyncio.to_thread(Database.open, configured) as database:
+    with await asyncio.to_thread(open_database, configured) as database:
         # Before the exchange is asked: a day that was never downloaded needs no exchange to say so.
         verdict = await asyncio.to_thread(newest, database, side, universe, market)
         async with open_exchange(market, configured, universe.listings, universe.symbols[market]) as exchange:
@@ -103,11 +103,11 @@ async def _repair(
 def _side(
     configured: Settings, market: Market, universe: Universe, interval: Interval, *, hourly: bool
 ) -> FetchedSide:
+    from ohlcv_assets.cli.stores import open_lake
     from ohlcv_assets.quality.sides import DaySide, HourSide
-    from ohlcv_assets.storage.lake import Lake
     from ohlcv_assets.timestamps import from_ms
 
-    lake = Lake(configured.lake_url)
+    lake = open_lake(configured)
     if hourly:
         return HourSide(lake, market, universe, interval)
     return DaySide(lake, market, universe, from_ms(interval.start_ms).date())
@@ -130,9 +130,9 @@ def _show(report: RepairReport, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _show_trail(configured: Settings, market: Market, interval: Interval, *, as_json: bool) -> None:
-    from ohlcv_assets.storage.database import Database
+    from ohlcv_assets.cli.stores import open_database
 
-    with Database.open(configured) as database:
+    with open_database(configured) as database:
         trail = _trail(database, market, interval)
     if as_json:
         print(json.dumps([_unpacked(row) for row in trail.to_dicts()], default=str))

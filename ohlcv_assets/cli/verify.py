@@ -78,23 +78,29 @@ def verify(
     )
     _first_day(wish.since, date.max)  # refuses what cannot be meant before anything is opened
     console = Console(stderr=True)
-    found = [_verified(settings(), wish, chosen, console, as_json=as_json) for chosen in wish.markets]
+    with ExitStack() as opened:
+        store = _findings(settings(), opened, console)
+        found = [_verified(settings(), wish, chosen, store, console, as_json=as_json) for chosen in wish.markets]
     if any(each.findings for each in found):
         raise typer.Exit(1)
     if any(each.unavailable for each in found):
         raise typer.Exit(3)
 
 
-def _verified(configured: Settings, wish: _Wish, market: Market, console: Console, *, as_json: bool) -> Verification:
+def _verified(
+    configured: Settings,
+    wish: _Wish,
+    market: Market,
+    store: QualityStore | None,
+    console: Console,
+    *,
+    as_json: bool,
+) -> Verification:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with ExitStack() as opened:
-        store = _findings(configured, opened, console)
-        # Where nobody looks, nothing is drawn; a drawn line would stand between the lines of JSON.
-        bar = opened.enter_context(
-            Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        )
+    # Where nobody looks, nothing is drawn; a drawn line would stand between the lines of JSON.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{market}", total=None)
 
         def progress(day: date, settled: int, asked: int) -> None:
@@ -108,16 +114,16 @@ def _verified(configured: Settings, wish: _Wish, market: Market, console: Consol
 async def _verify(
     configured: Settings, wish: _Wish, market: Market, store: QualityStore | None, progress: OnProgress
 ) -> Verification:
+    from ohlcv_assets.cli.stores import open_lake
     from ohlcv_assets.exchange.binance import open_exchange
     from ohlcv_assets.instruments import load_universe
     from ohlcv_assets.quality.history import verify as verify_days
-    from ohlcv_assets.storage.lake import Lake
 
     universe = load_universe(configured.universe, configured.universes)
     async with open_exchange(market, configured, universe.listings, universe.symbols[market]) as exchange:
         return await verify_days(
             exchange,
-            Lake(configured.lake_url),
+            open_lake(configured),
             universe,
             wish.days or _days_since(wish.since, exchange.clock),
             run_id=f"verify-{os.getpid()}-{exchange.clock.now_ms()}",
@@ -129,12 +135,12 @@ async def _verify(
 
 def _findings(configured: Settings, opened: ExitStack, console: Console) -> QualityStore | None:
     """The store of findings; None where there is no PostgreSQL: the lake keeps them as well."""
+    from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.errors import DatabaseUnavailable, Refused
-    from ohlcv_assets.storage.database import Database
     from ohlcv_assets.storage.quality_store import QualityStore
 
     try:
-        return QualityStore(opened.enter_context(closing(Database.open(configured))))
+        return QualityStore(opened.enter_context(closing(open_database(configured))))
     except (DatabaseUnavailable, Refused) as error:
         console.print(f"findings are kept in the lake only: {error.message}", highlight=False, markup=False)
         return None

@@ -51,6 +51,7 @@ class OhlcvClient(Knowledge):
     Args:
         settings: which region, lake, database and universe; by default what the environment says.
         lake_only: ask no database, also where there is one.
+        first_contact_s: how many seconds a store is waited for as long as it has not answered once; None: a minute, as later.
     """
 
     def symbols(self, market: Market | str, at: datetime | str | None = None) -> list[Symbol]:

@@ -27,11 +27,15 @@ class Stores:
     Args:
         settings: which region, lake, database and universe; by default what the environment says.
         lake_only: ask no database, also where there is one.
+        first_contact_s: how many seconds a store is waited for as long as it has not answered once; None: a minute, as later.
     """
 
-    def __init__(self, settings: Settings | None = None, *, lake_only: bool = False) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, lake_only: bool = False, first_contact_s: float | None = None
+    ) -> None:
         self._settings = read_settings() if settings is None else settings
         self._lake_only = lake_only
+        self._first_contact_s = first_contact_s
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +57,7 @@ class Stores:
 
     @cached_property
     def _lake(self) -> Lake:
-        return Lake(self._settings.lake_url)
+        return Lake(self._settings.lake_url, first_contact_s=self._first_contact_s)
 
     @property
     def has_database(self) -> bool:
@@ -68,10 +72,12 @@ class Stores:
 
         if not self.has_database:
             raise no_database()
+        soon_s = self._first_contact_s
         if self._settings.database_url is None:
-            return Database.open(self._settings)  # the embedded server: started, and its tables made
+            # The embedded server: started, and its tables made.
+            return Database.open(self._settings, first_contact_s=soon_s)
         # On a server of somebody's own a reader needs no right to make tables.
-        return Database(self._settings.database_url.get_secret_value())
+        return Database(self._settings.database_url.get_secret_value(), first_contact_s=soon_s)
 
     @property
     def _quality(self) -> QualityStore:

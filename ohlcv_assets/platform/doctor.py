@@ -1,7 +1,7 @@
 """The doctor: looks at everything that a deployment needs, and says what is wrong and what to do.
 
 Lives here: the examinations, each by itself, so that one that fails does not hide the others. Does not: mending anything, or
-showing it (cli/doctor.py). Nothing is started or changed: a server that does not run is a finding.
+showing it (cli/doctor.py). Nothing is started or changed, and nothing is asked twice: a server that does not run is a finding.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _database(settings: Settings) -> Finding:
 def _lake(settings: Settings) -> Finding:
     from ohlcv_assets.storage.lake import Lake, Signature
 
-    lake, universe = Lake(settings.lake_url), load_universe(settings.universe, settings.universes)
+    lake, universe = Lake(settings.lake_url, first_contact_s=0), load_universe(settings.universe, settings.universes)
     days = {market.value: lake.days(Signature.daily(market, universe)) for market in Market}
     sentence = "; ".join(f"{market} {_span(held)}" for market, held in days.items())
     numbers = {f"days_{market}": len(held) for market, held in days.items()}
@@ -216,7 +216,7 @@ def _last_bars(settings: Settings, market: Market) -> Finding:
     now_ms = measure_clock(market, settings.exchange_url).now_ms()
     universe = load_universe(settings.universe, settings.universes)
     recent = Interval(floor_to(now_ms, MINUTE_MS) - _LOOK_BACK_MS, floor_to(now_ms, MINUTE_MS) + MINUTE_MS)
-    with Database(url, patience_s=5.0) as database:
+    with Database(url, patience_s=0) as database:
         keys = database.keys(market, recent)
     newest = {str(symbol): int(moment) for symbol, moment in keys.group_by("symbol").max().iter_rows()}
     return _freshness(name, newest, _expected(universe, market, now_ms), now_ms)

@@ -9,6 +9,7 @@ no more than that role, whatever the login may.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -81,8 +82,13 @@ def translated() -> Iterator[None]:
         raise _meaning(error) from error
 
 
+#: What the drivers put before the server's or the network's own words.
+_DRIVERS_WORDS = re.compile(r"^(IO: )?(\[libpq\] )?(Failed to connect: |connection failed: )?")
+
+
 def _meaning(error: psycopg.Error | adbc_driver_manager.Error) -> OhlcvError:
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = _DRIVERS_WORDS.sub("", said)
     state = error.sqlstate or ""
     if isinstance(error, pg.CheckViolation | pg.NotNullViolation):
         return InvalidBars(f"the database refuses a bar: {said}", hint="see docs/reference/bars.md")

@@ -30,6 +30,7 @@ from ohlcv_assets.storage.changes import changes
 from ohlcv_assets.storage.connections import Role, T, conninfo, persistently, translated
 from ohlcv_assets.storage.local_postgres import bars_url, recovered_bars_url
 from ohlcv_assets.storage.migrate import apply_migrations, migrations
+from ohlcv_assets.storage.patience import Patience
 from ohlcv_assets.timestamps import DAY_MS, Interval, iso, to_ms
 
 #: Up to here rows travel as parameters of one statement; beyond, COPY is faster.
@@ -54,6 +55,7 @@ class Database:
     Args:
         url: postgresql://user:password@host:port/database; the user may take the roles of migrations/.
         patience_s: how many seconds an unavailable server is waited for, in each call.
+        first_contact_s: how many, as long as it has not answered once; None: as many as ever.
         recover: called when the server is unavailable; gives its address now, or None when nothing is known of it.
     """
 
@@ -62,16 +64,19 @@ class Database:
         url: str,
         *,
         patience_s: float = _PATIENCE_S,
+        first_contact_s: float | None = None,
         recover: Callable[[], str | None] | None = None,
     ) -> None:
         self._url = url
-        self._patience_s = patience_s
+        self._patience = Patience(patience_s, first_contact_s)
         self._recover = recover
         self._lock = threading.Lock()
         self._writer: psycopg.Connection | None = None
 
     @classmethod
-    def open(cls, settings: Settings, *, patience_s: float = _PATIENCE_S) -> Database:
+    def open(
+        cls, settings: Settings, *, patience_s: float = _PATIENCE_S, first_contact_s: float | None = None
+    ) -> Database:
         """The database of these settings, its server started and its tables made or brought up to date.
 
         A server that is away at this moment is waited for, as in every later call. A local one that dies later is
@@ -80,13 +85,19 @@ class Database:
         Args:
             settings: where the server is.
             patience_s: how many seconds an unavailable server is waited for, now and in each call.
+            first_contact_s: how many now, and as long as it has not answered once; None: as many as ever.
 
         Raises:
             DatabaseUnavailable: the server does not start or answer.
             Refused: the user may not create the tables, or they are not of this version.
         """
-        url = persistently(lambda: bars_url(settings), patience_s=patience_s)
-        database = cls(url, patience_s=patience_s, recover=lambda: recovered_bars_url(settings))
+        url = persistently(lambda: bars_url(settings), patience_s=Patience(patience_s, first_contact_s).seconds())
+        database = cls(
+            url,
+            patience_s=patience_s,
+            first_contact_s=first_contact_s,
+            recover=lambda: recovered_bars_url(settings),
+        )
         database.migrate()
         return database
 
@@ -269,7 +280,9 @@ class Database:
                 self._url = (self._recover() if self._recover else None) or self._url
                 raise
 
-        return persistently(tried, patience_s=self._patience_s if patience_s is None else patience_s)
+        answer = persistently(tried, patience_s=self._patience.seconds(patience_s))
+        self._patience.has_answered = True
+        return answer
 
     # Writing ----------------------------------------------------------------------------------------------------
 

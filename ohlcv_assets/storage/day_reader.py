@@ -18,8 +18,9 @@ from typing import Any
 import polars as pl
 
 from ohlcv_assets.bars import SCHEMA
-from ohlcv_assets.errors import CorruptFile, DayMissing, LakeUnavailable
+from ohlcv_assets.errors import CorruptFile, DayMissing
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET, corrupt
+from ohlcv_assets.storage.store_errors import unavailable
 from ohlcv_assets.storage.symbol_sums import SUMMED, SUMS_KEY, Run, damage, parse_sums, runs
 from ohlcv_assets.timestamps import DAY_MS, day_start_ms
 
@@ -103,7 +104,7 @@ def _metadata(location: str, options: Mapping[str, Any]) -> dict[str, str] | Non
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unavailable(location, error) from error
+        raise unavailable(location, error) from error
     except BROKEN_PARQUET as error:
         raise corrupt(location, str(error).splitlines()[0]) from error
 
@@ -148,7 +149,7 @@ def _scanned(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any
     except FileNotFoundError as error:
         raise missing_days([str(error)]) from error
     except OSError as error:
-        raise _unavailable(locations[0], error) from error
+        raise unavailable(locations[0], error) from error
     except BROKEN_PARQUET as error:
         raise corrupt(_blamed(locations, wanted, options), str(error).splitlines()[0]) from error
 
@@ -195,7 +196,3 @@ def missing_days(locations: Sequence[str]) -> DayMissing:
     return DayMissing(
         f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day, or ohlcv download-bulk"
     )
-
-
-def _unavailable(location: str, error: OSError) -> LakeUnavailable:
-    return LakeUnavailable(f"{location}: {str(error).splitlines()[0]}", hint="look at the store")

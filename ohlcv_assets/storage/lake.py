@@ -46,6 +46,7 @@ from ohlcv_assets.storage.lake_day import Day, Written
 from ohlcv_assets.storage.lake_versions import Version, kept_name, known_since
 from ohlcv_assets.storage.objects import StoredObject, open_store
 from ohlcv_assets.storage.signature import BARS_FILE, Signature
+from ohlcv_assets.storage.store_errors import unavailable
 from ohlcv_assets.timestamps import Interval, to_ms
 
 __all__ = ["ABSENT_SCHEMA", "Lake", "Signature", "Version", "Written"]
@@ -59,11 +60,11 @@ class Lake:
     """The objects below a folder or `s3://bucket/prefix` (then the AWS_* environment variables say the rest).
 
     Every method raises `LakeUnavailable` when the store does not answer after bounded retries, and `Refused` when
-    it says no.
+    it says no. As long as the store has not answered once it is waited for no longer than `first_contact_s`.
     """
 
-    def __init__(self, url: str) -> None:
-        self._store = open_store(url)
+    def __init__(self, url: str, *, first_contact_s: float | None = None) -> None:
+        self._store = open_store(url, first_contact_s=first_contact_s)
 
     def write_day(
         self,
@@ -256,6 +257,10 @@ class Lake:
         """The full path or URL of a key."""
         return self._store.location(key)
 
+    def insist_on_writing(self) -> None:
+        """Find out whether anything could be stored, before it is fetched; nothing is left of it."""
+        self._store.insist_on_writing()
+
     def scan_options(self) -> dict[str, str | int]:
         """What polars must be told to read the same locations with the same credentials."""
         return self._store.scan_options()
@@ -372,7 +377,7 @@ def _polars_errors(location: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _missing([location]) from error
     except OSError as error:
-        raise LakeUnavailable(f"{location}: {str(error).splitlines()[0]}", hint="look at the store") from error
+        raise unavailable(location, error) from error
     except BROKEN_PARQUET as error:
         raise corrupt(location, str(error).splitlines()[0]) from error
 

@@ -1,7 +1,8 @@
 """Where the lake's objects lie: a folder or an S3 bucket, behind one small interface that is atomic on both.
 
-Lives here: reading, writing, conditional writing and listing of whole objects by key; the turning of the stores' errors
-into ours; retries. Does not: what is inside an object (storage/bars_file.py), or what a key means (storage/lake.py).
+Lives here: reading, writing, conditional writing and listing of whole objects by key. Does not: what a store's error means
+(storage/store_errors.py), how long a store is asked again (storage/patience.py), what is inside an object (storage/bars_file.py),
+or what a key means (storage/lake.py).
 
 A folder is written by a temporary file, fsync and rename, because an answer "stored" must survive a power cut and a
 kill -9 must leave the old file or none; obstore's own folder store renames but does not sync. S3 is spoken by obstore:
@@ -10,46 +11,33 @@ a single PUT is atomic there. Credentials and endpoint of S3 come from the usual
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 import filelock
 import obstore
-import stamina
 from obstore import exceptions as s3_errors
 from obstore.store import S3Store
 
-from ohlcv_assets.errors import BadSetting, LakeUnavailable, Refused, UsageError
+from ohlcv_assets.errors import BadSetting, UsageError
 from ohlcv_assets.logs import get_logger
+from ohlcv_assets.storage.patience import PatientStore, retried
+from ohlcv_assets.storage.store_errors import bucket_errors, first_line, folder_errors
 
 _log = get_logger()
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-_ask_again = stamina.RetryingCaller(attempts=6, timeout=60.0, wait_initial=0.25, wait_max=8.0).on(LakeUnavailable)
 _LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
 #: A write takes seconds; a temporary file that nobody has touched for an hour has lost its writer.
 _ORPHAN_AGE_S = 3600.0
-_FOR_GOOD = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-
-
-def _retried(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    # stamina's own decorator logs every argument, and one of ours is a day's file.
-    @wraps(method)
-    def again(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return _ask_again(method, *args, **kwargs)
-
-    return again
 
 
 @dataclass(frozen=True)
@@ -91,18 +79,26 @@ class ObjectStore(Protocol):
         """What polars must be told to read the same locations with the same credentials."""
         ...
 
+    def insist_on_writing(self) -> None:
+        """Find out whether an object could be written here; nothing is left of it."""
+        ...
 
-def open_store(url: str) -> ObjectStore:
+
+def open_store(url: str, *, first_contact_s: float | None = None) -> ObjectStore:
     """The store behind a folder's path or `s3://bucket/prefix`.
+
+    Args:
+        url: where it is.
+        first_contact_s: how many seconds it is waited for as long as it has not answered once; None: as many as ever.
 
     Raises:
         BadSetting: another scheme.
     """
     if url.startswith("s3://"):
-        return BucketStore(url)
+        return BucketStore(url, first_contact_s)
     if "://" in url and not url.startswith("file://"):
         raise BadSetting(f"{url!r} is no lake", hint="set OHLCV_LAKE to a folder or to s3://bucket/prefix")
-    return FolderStore(Path(url.removeprefix("file://")))
+    return FolderStore(Path(url.removeprefix("file://")), first_contact_s)
 
 
 def checked_key(key: str) -> str:
@@ -116,56 +112,58 @@ def checked_key(key: str) -> str:
     return key
 
 
-class FolderStore:
+class FolderStore(PatientStore):
     """Objects as files of a folder, which is made when the first one is written."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, first_contact_s: float | None = None) -> None:
+        super().__init__(first_contact_s)
         self._root = root.expanduser().absolute()
 
-    @_retried
+    @retried
     def get(self, key: str) -> StoredObject | None:
         """See `ObjectStore`."""
         path = self._path(key)
-        with _folder_errors(path):
+        with folder_errors(path):
             try:
                 with path.open("rb") as file:
                     return StoredObject(file.read(), _tag(os.fstat(file.fileno())))
             except FileNotFoundError:
                 return None
 
-    @_retried
+    @retried
     def put(self, key: str, content: bytes) -> str:
         """See `ObjectStore`."""
         path = self._path(key)
-        with _folder_errors(path), self._staged(path, content) as staged, self._lock():
+        with folder_errors(path), self._staged(path, content) as staged, self._lock():
             return self._publish(staged, path)
 
-    @_retried
+    @retried
     def put_if(self, key: str, content: bytes, *, replacing: str | None) -> str | None:
         """See `ObjectStore`. The folder has no conditional write: one lock for all its writers makes it one."""
         path = self._path(key)
-        with _folder_errors(path), self._staged(path, content) as staged, self._lock():
+        with folder_errors(path), self._staged(path, content) as staged, self._lock():
             found = self.head(key)
             if (found[0] if found else None) != replacing:
                 return None
             return self._publish(staged, path)
 
-    @_retried
+    @retried
     def head(self, key: str) -> tuple[str, int] | None:
         """See `ObjectStore`."""
         path = self._path(key)
-        with _folder_errors(path):
+        with folder_errors(path):
             try:
                 status = path.stat()
             except FileNotFoundError:
                 return None
             return _tag(status), status.st_size
 
-    @_retried
+    @retried
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore`."""
         folder = self._path(prefix)
-        with _folder_errors(folder):
+        with folder_errors(folder):
+            _insist_on_folder(folder)
             files = [path.relative_to(self._root) for path in folder.rglob("*") if path.is_file()]
         return sorted(path.as_posix() for path in files if not path.name.startswith("."))
 
@@ -176,6 +174,16 @@ class FolderStore:
     def scan_options(self) -> dict[str, str | int]:
         """See `ObjectStore`."""
         return {}
+
+    @retried
+    def insist_on_writing(self) -> None:
+        """See `ObjectStore`. The folder need not be there: then one can be made in the nearest above it that is."""
+        folder = self._root
+        with folder_errors(self._root):
+            while not folder.exists():
+                folder = folder.parent
+            with tempfile.TemporaryFile(dir=folder, prefix=".probe."):
+                return
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*checked_key(key).split("/"))
@@ -209,6 +217,12 @@ class FolderStore:
         return tag
 
 
+def _insist_on_folder(folder: Path) -> None:
+    """A folder that is not there has no files; one that can never be there is an error, which a search would not tell."""
+    with suppress(FileNotFoundError):
+        folder.stat()
+
+
 def _tag(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
@@ -233,22 +247,8 @@ def _sweep(folder: Path) -> None:
             continue  # another writer swept it first
 
 
-@contextmanager
-def _folder_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except filelock.Timeout as error:
-        raise LakeUnavailable(f"another writer holds the lake's lock: {error}", hint="wait for it to end") from error
-    except OSError as error:
-        if error.errno in _FOR_GOOD:
-            raise Refused(
-                f"{path}: {error.strerror}", hint="make the lake's folder writable for this user"
-            ) from error
-        raise LakeUnavailable(
-            f"{path}: {error.strerror or error}", hint="look at the disk: is it full, is it mounted?"
-        ) from error
-
-
+#: The key whose condition is never met.
+_PROBE = "probe"
 _AWS_VARIABLES = (
     "aws_endpoint_url",
     "aws_allow_http",
@@ -260,10 +260,11 @@ _AWS_VARIABLES = (
 )
 
 
-class BucketStore:
+class BucketStore(PatientStore):
     """Objects of an S3 bucket below a prefix; `url` is s3://bucket/prefix."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, first_contact_s: float | None = None) -> None:
+        super().__init__(first_contact_s)
         self._url = url.rstrip("/")
         # obstore reads these itself. polars would, too, but only once a process and bucket, and keeps them for ever.
         found = {name: os.environ[name.upper()] for name in _AWS_VARIABLES if name.upper() in os.environ}
@@ -273,50 +274,48 @@ class BucketStore:
         try:
             self._store = S3Store.from_url(self._url, retry_config=retry, virtual_hosted_style_request=False)  # type: ignore[arg-type]
         except (s3_errors.BaseError, ValueError) as error:
-            raise BadSetting(
-                f"{url!r} is no bucket: {_first_line(error)}", hint="write s3://bucket/prefix"
-            ) from error
+            raise BadSetting(f"{url!r} is no bucket: {first_line(error)}", hint="write s3://bucket/prefix") from error
 
-    @_retried
+    @retried
     def get(self, key: str) -> StoredObject | None:
         """See `ObjectStore`."""
-        with _bucket_errors(self.location(key)):
+        with bucket_errors(self.location(key)):
             try:
                 answer = obstore.get(self._store, key)
                 return StoredObject(bytes(answer.bytes()), answer.meta["e_tag"] or "")
             except FileNotFoundError:
                 return None
 
-    @_retried
+    @retried
     def put(self, key: str, content: bytes) -> str:
         """See `ObjectStore`."""
-        with _bucket_errors(self.location(key)):
+        with bucket_errors(self.location(key)):
             return obstore.put(self._store, key, content, use_multipart=False)["e_tag"] or ""
 
-    @_retried
+    @retried
     def put_if(self, key: str, content: bytes, *, replacing: str | None) -> str | None:
         """See `ObjectStore`. When an answer was lost and the PUT was asked again, None may mean: our first was taken."""
         mode: obstore.PutMode = "create" if replacing is None else {"e_tag": replacing}
-        with _bucket_errors(self.location(key)):
+        with bucket_errors(self.location(key)):
             try:
                 return obstore.put(self._store, key, content, mode=mode, use_multipart=False)["e_tag"] or ""
             except (s3_errors.AlreadyExistsError, s3_errors.PreconditionError):
                 return None
 
-    @_retried
+    @retried
     def head(self, key: str) -> tuple[str, int] | None:
         """See `ObjectStore`."""
-        with _bucket_errors(self.location(key)):
+        with bucket_errors(self.location(key)):
             try:
                 meta = obstore.head(self._store, key)
             except FileNotFoundError:
                 return None
             return meta["e_tag"] or "", meta["size"]
 
-    @_retried
+    @retried
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore`."""
-        with _bucket_errors(self.location(prefix)):
+        with bucket_errors(self.location(prefix)):
             return sorted(meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch)
 
     def location(self, key: str) -> str:
@@ -327,27 +326,14 @@ class BucketStore:
         """See `ObjectStore`."""
         return self._scan_options
 
-
-_REFUSED = (s3_errors.PermissionDeniedError, s3_errors.UnauthenticatedError)
-#: obstore tells some refusals (of a list, say) by the status in the text alone. 408, 409 and 429 may pass.
-_REFUSALS = re.compile(r"status code: 4(?!08|09|29)\d\d")
-
-
-@contextmanager
-def _bucket_errors(location: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:  # of a PUT or a list: it is the bucket that is missing
-        raise Refused(f"{location}: {_first_line(error)}", hint="make the bucket, or correct OHLCV_LAKE") from error
-    except (s3_errors.BaseError, OSError) as error:
-        if _REFUSALS.search(_first_line(error)) or isinstance(error, _REFUSED):
-            raise Refused(
-                f"{location}: {_first_line(error)}", hint="look at AWS_ACCESS_KEY_ID and at the bucket's policy"
-            ) from error
-        raise LakeUnavailable(
-            f"{location}: {_first_line(error)}", hint="look at AWS_ENDPOINT_URL, AWS_REGION and the network"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n", 1)[0]
+    @retried
+    def insist_on_writing(self) -> None:
+        """See `ObjectStore`. A PUT on a condition that nothing meets: it is refused as every PUT is, or stores nothing."""
+        with bucket_errors(self._url):
+            # Not every store looks for the bucket before it looks at the condition.
+            next(iter(obstore.list(self._store, _PROBE)), None)
+            try:
+                obstore.put(self._store, _PROBE, b"", mode={"e_tag": "no such tag"}, use_multipart=False)
+            except (s3_errors.PreconditionError, FileNotFoundError):
+                return
+            obstore.delete(self._store, _PROBE)  # a store that knows no conditions

@@ -317,7 +317,7 @@ def test_writer_does_not_start_what_a_person_stopped(live: tuple[LocalPostgres, 
     """While the server is stopped on purpose a writer waits, gives up in time, and leaves it stopped."""
     local, database = live
     database.record(bar(), channel=Channel.REST, run_id="run")
-    database._patience_s = 0.5
+    database._patience.usual_s = 0.5
     local.down()
     with pytest.raises(DatabaseUnavailable):
         database.record(bar(1), channel=Channel.REST, run_id="run")
@@ -362,7 +362,7 @@ def test_a_local_server_that_does_not_start_at_once_is_asked_again(
 def test_killed_in_the_middle_of_a_batch_leaves_whole_batches_only(live: tuple[LocalPostgres, Database]) -> None:
     """A server killed while large batches are being stored has each of them whole or not at all."""
     local, database = live
-    database._patience_s = 30.0
+    database._patience.usual_s = 30.0
     whole = minutes_of_all(0, 160).height
 
     def write() -> None:

@@ -157,12 +157,7 @@ def test_what_was_never_fetched_is_a_finding(program: Program) -> None:
 
 def test_a_database_that_does_not_answer_is_exit_code_3(program: Program, whole, monkeypatch) -> None:
     """The lake has the day, and PostgreSQL is away: unavailable, and not red."""
-    from ohlcv_assets.errors import DatabaseUnavailable
-
-    def away(*_: object) -> Database:
-        raise DatabaseUnavailable("PostgreSQL does not answer", hint="ohlcv db start")
-
-    monkeypatch.setattr(Database, "open", away)
+    monkeypatch.setenv("OHLCV_COMMAND_PATIENCE_S", "0")
     program.lake.write_day(Signature.daily(Market.FUTURES, program.universe), DAY, whole)
     for command in (DAILY, (*LEDGER, "--now")):
         assert program.run(*command).code == 3
