@@ -7,7 +7,6 @@ any command's body.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,13 @@ import typer
 from ohlcv_assets.cli import panels
 from ohlcv_assets.cli.alert import alert
 from ohlcv_assets.cli.backfill_db import backfill_db
+from ohlcv_assets.cli.command import Command
 from ohlcv_assets.cli.coverage import coverage
 from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.doctor import doctor
 from ohlcv_assets.cli.download_bulk import download_bulk
 from ohlcv_assets.cli.ledger import ledger
+from ohlcv_assets.cli.output import discard_output, told_output
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.qa import app as qa
 from ohlcv_assets.cli.read import read
@@ -83,17 +84,20 @@ for _panel, _commands in _PROGRAM.items():
     for _name, _command in _commands.items():
         if isinstance(_command, typer.Typer):
             app.add_typer(_command, name=_name, rich_help_panel=_panel, cls=panels.PanelledGroup)
+            for _below in _command.registered_commands:
+                _below.cls = Command
         else:
-            app.command(_name, rich_help_panel=_panel, context_settings=_EITHER_SPELLING)(_command)
+            app.command(_name, cls=Command, rich_help_panel=_panel, context_settings=_EITHER_SPELLING)(_command)
 
 
 def main() -> None:
     """Run the program; an error of ours becomes a message on stderr and its exit code."""
     try:
-        _run()
+        with told_output():
+            _run()
     except BrokenPipeError:
-        # Who reads has what they wanted, as `head` does: that is no error, and nobody hears what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who reads has what they wanted, as `head` does: that is no error.
+        discard_output()
         raise SystemExit(0) from None
     except OhlcvError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -67,7 +67,7 @@ def written(parts: Iterable[pl.DataFrame], chosen: str, output: Path | None) -> 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to that is put to its place when all of it is written; after an error nothing has changed there."""
-    from ohlcv_assets.errors import UsageError
+    from ohlcv_assets.errors import Refused, UsageError
 
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -80,6 +80,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror or error}", hint="give another --output") from error
     finally:
         draft.unlink(missing_ok=True)
 

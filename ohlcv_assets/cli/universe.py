@@ -218,7 +218,7 @@ def _choices(market: str, quote: str, status: str, top: int | None, symbols: str
 
     markets = list(Market) if market == "both" else [Market.parse(market)]
     if symbols is None:
-        return dict.fromkeys(markets, Choice(_words(quote), _words(status), top))
+        return dict.fromkeys(markets, Choice(_words("--quote", quote), _words("--status", status), top))
     if top is not None:
         raise UsageError("--symbols and --top exclude each other", hint="give one of them")
     picked = [Symbol(name.strip()) for name in symbols.split(",") if name.strip()]
@@ -230,11 +230,16 @@ def _choices(market: str, quote: str, status: str, top: int | None, symbols: str
     return {each: Choice(symbols=tuple(s for s in picked if s.market is each)) for each in markets}
 
 
-def _words(text: str) -> frozenset[str]:
+def _words(option: str, text: str) -> frozenset[str]:
     """The words of a list; none, for no restriction, when it is `any`."""
+    from ohlcv_assets.errors import UsageError
+
     if text.strip().lower() == _ANY:
         return frozenset()
-    return frozenset(word.strip().upper() for word in text.split(",") if word.strip())
+    words = frozenset(word.strip().upper() for word in text.split(",") if word.strip())
+    if not words:
+        raise UsageError(f"{option} {text!r} names nothing", hint=f"{option} any takes them all")
+    return words
 
 
 def _former(base_version: str | None, version: str | None) -> tuple[Universe, dict[Market, list[Symbol]]]:

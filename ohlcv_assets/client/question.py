@@ -118,7 +118,7 @@ def symbols_of(universe: Universe, market: Market, asked: str | Sequence[str] | 
     listed = universe.symbols[market]
     names = ["*"] if asked is None else [asked] if isinstance(asked, str) else list(asked)
     if not names:
-        raise UsageError("no symbol was asked for", hint="name one, or give None for all of them")
+        raise UsageError("no symbol was asked for", hint="name one; for all of them name none, or '*'")
     found: set[Symbol] = set()
     for name in names:
         fitting = _fitting(name, listed)
