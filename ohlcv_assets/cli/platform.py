@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from datetime import date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -17,6 +18,9 @@ from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import read_settings
 from ohlcv_assets.timestamps import DAY_MS, day_start_ms
+
+if TYPE_CHECKING:
+    from ohlcv_assets.platform.demo_table import DemoResult
 
 _DEMO_HOME = "demo"
 
@@ -92,7 +96,7 @@ def demo(
     console = Console()
     console.print(f"[bold]ohlcv demo[/bold]: {day.date()}, {', '.join(options.markets)}", highlight=False)
     result = Demo(options, read_settings().home / _DEMO_HOME, console).run()
-    console.print(result.table())
+    _show_table(result, console)
     for line in (
         f"One bar was then corrupted on purpose: {result.corrupted}",
         f"The data are in {result.location}",
@@ -104,6 +108,18 @@ def demo(
             console.print(f"[red]{found.market}: {found.complete}[/red]", highlight=False, soft_wrap=True)
         console.print("every missing minute is in missing.parquet under lake/.../qa/daily_qa", highlight=False)
         raise typer.Exit(1)
+
+
+def _show_table(result: DemoResult, console: Console) -> None:
+    """Drawn on a terminal; elsewhere lines, as of every command."""
+    from ohlcv_assets.cli.universe_tables import show_table
+
+    if console.is_terminal:
+        console.print(result.table())
+        return
+    print(result.title)
+    markets = [found.market.value for found in result.markets]
+    show_table(("", *markets), result.rows(), right=markets)
 
 
 def _check_recording(data: Path | None, day: date) -> None:

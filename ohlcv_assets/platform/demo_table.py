@@ -60,14 +60,23 @@ class DemoResult:
         return all(result.matches for result in self.markets)
 
     def table(self) -> Table:
-        """A row a number, a column a market."""
-        table = Table(title=f"{self.day} through the platform", title_justify="left")
+        """A row a number, a column a market, for a terminal."""
+        table = Table(title=self.title, title_justify="left")
         table.add_column("")
         for result in self.markets:
             table.add_column(result.market.value, justify="right")
-        for name, cell in _ROWS.items():
-            table.add_row(name, *(cell(result) for result in self.markets), end_section=name in _SECTION_ENDS)
+        for row in self.rows():
+            table.add_row(*row, end_section=row[0] in _SECTION_ENDS)
         return table
+
+    @property
+    def title(self) -> str:
+        """What the numbers are of."""
+        return f"{self.day} through the platform"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The name of each number, and the number of each market."""
+        return [(name, *(cell(result) for result in self.markets)) for name, cell in _ROWS.items()]
 
 
 def _count(key: str) -> Any:
