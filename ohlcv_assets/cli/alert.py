@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from ohlcv_assets.cli.asked import JsonOption, print_json
 from ohlcv_assets.errors import UsageError
 from ohlcv_assets.settings import settings
 
 
 def alert(
     test: Annotated[bool, typer.Option("--test", help="Send one message to OHLCV_ALERT_WEBHOOK_URL.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether alerts arrive, by sending a test.
 
@@ -33,4 +35,7 @@ def alert(
     if configured.alert_webhook_url is None:
         raise UsageError("OHLCV_ALERT_WEBHOOK_URL is not set", hint="see docs/how-to/get-alerts.md")
     deliver(configured.alert_webhook_url, trial_message(f"in {configured.region}", configured.ui_url))
-    typer.echo("the webhook took the message")
+    if as_json:
+        print_json({"taken": True})
+    else:
+        typer.echo("the webhook took the message")

@@ -23,22 +23,27 @@ app = typer.Typer(help="The PostgreSQL server of the bars and of Dagster.", no_a
 
 
 @app.command()
-def start() -> None:
+def start(as_json: JsonOption = False) -> None:
     """Start the local server, or find it running; it stays up until `ohlcv db stop`.
 
     \b
     Examples:
       ohlcv db start
+      ohlcv db start --json | jq .local.port
 
     Exit code: 0 it answers; 3 it does not start.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     local = _local()
     local.up()
-    typer.echo(_described(local.status()))
+    seen = local.status()
+    if as_json:
+        print_json({"local": _facts(seen)})
+    else:
+        typer.echo(_described(seen))
 
 
 @app.command()
-def stop() -> None:
+def stop(as_json: JsonOption = False) -> None:
     """Stop the local server: sessions are cut, what was committed stays.
 
     \b
@@ -47,7 +52,11 @@ def stop() -> None:
 
     Exit code: 0 it does not run any more; 3 it cannot be stopped.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
-    typer.echo("PostgreSQL is stopped" if _local().down() else "PostgreSQL was not running")
+    was_running = _local().down()
+    if as_json:
+        print_json({"was_running": was_running})
+    else:
+        typer.echo("PostgreSQL is stopped" if was_running else "PostgreSQL was not running")
 
 
 @app.command()
@@ -66,7 +75,7 @@ def status(as_json: JsonOption = False) -> None:
     seen = _local().status()
     if as_json:
         told = {"version": version} if given else None
-        print_json({"given": told, "local": {name: getattr(seen, name) for name in _STATUS}})
+        print_json({"given": told, "local": _facts(seen)})
     else:
         if given:
             typer.echo(f"the bars are where OHLCV_DATABASE_URL says: PostgreSQL {version} answers")
@@ -75,7 +84,7 @@ def status(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(as_json: JsonOption = False) -> None:
     """Make the tables of the bars, or bring them up to date; the local server is started for it.
 
     \b
@@ -90,7 +99,10 @@ def migrate() -> None:
     configured = settings()
     with Database(bars_url(configured), first_contact_s=configured.command_patience_s) as database:
         applied = database.migrate()
-    typer.echo(f"applied: {', '.join(applied)}" if applied else "the tables are up to date")
+    if as_json:
+        print_json({"applied": applied})
+    else:
+        typer.echo(f"applied: {', '.join(applied)}" if applied else "the tables are up to date")
 
 
 def _local() -> LocalPostgres:
@@ -105,6 +117,10 @@ def _given_version() -> str:
 
     with Database(bars_url(settings())) as database:
         return database.server_version()
+
+
+def _facts(seen: PostgresStatus) -> dict[str, object]:
+    return {name: getattr(seen, name) for name in _STATUS}
 
 
 def _described(seen: PostgresStatus) -> str:

@@ -1,6 +1,7 @@
 """The way of an alert to a real HTTP server: taken, refused, hanging; and the address, which nobody may see."""
 
 import io
+import json
 import logging
 import os
 import subprocess
@@ -83,9 +84,9 @@ def test_the_address_is_in_no_error_and_no_log(
     assert webhook.secret not in shown + "".join(capfd.readouterr())
 
 
-def _alert_test(url: str | None) -> subprocess.CompletedProcess[str]:
+def _alert_test(url: str | None, *more: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OHLCV_")}
-    command = [sys.executable, "-m", "ohlcv_assets.cli", "-v", "alert", "--test"]
+    command = [sys.executable, "-m", "ohlcv_assets.cli", "-v", "alert", "--test", *more]
     variables = {"OHLCV_ALERT_WEBHOOK_URL": url} if url else {}
     return subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, timeout=60)
 
@@ -95,6 +96,7 @@ def test_the_command_says_whether_a_message_arrives(webhook: Webhook) -> None:
     taken = _alert_test(webhook.address)
     assert (taken.returncode, taken.stdout.strip()) == (0, "the webhook took the message")
     assert "a test" in webhook.posts[0]["text"]
+    assert json.loads(_alert_test(webhook.address, "--json").stdout) == {"taken": True}
     webhook.answers = [410]
     refused = _alert_test(webhook.address)
     assert refused.returncode == 3

@@ -1,9 +1,12 @@
-"""`ohlcv db status` as a person or a program asks it."""
+"""`ohlcv db` as a person or a program asks it."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ohlcv_assets.storage.migrate import migrations
 from ohlcv_assets_tests.fixtures.program import Program
 
 
@@ -28,3 +31,24 @@ def test_a_server_that_does_not_run_is_exit_code_3(program: Program, monkeypatch
     plain = program.run("db", "status")
     assert plain.code == 3
     assert "does not run" in plain.out
+
+
+def test_a_machine_is_told_what_starting_migrating_and_stopping_did(
+    program: Program, monkeypatch: pytest.MonkeyPatch, open_folder: Path
+) -> None:
+    """Where the started server is, as `status` says it; which migrations were applied; whether there was one to stop."""
+    monkeypatch.delenv("OHLCV_DATABASE_URL")
+    monkeypatch.setenv("OHLCV_HOME", str(open_folder))
+
+    def told(command: str) -> Any:
+        ended = program.run("db", command, "--json")
+        assert (ended.code, ended.err) == (0, "")
+        return json.loads(ended.out)
+
+    started = told("start")
+    assert started["local"]["running"] is True
+    assert started["local"] == told("status")["local"]
+    assert told("migrate") == {"applied": [migration.name for migration in migrations()]}
+    assert told("migrate") == {"applied": []}
+    assert told("stop") == {"was_running": True}
+    assert told("stop") == {"was_running": False}
