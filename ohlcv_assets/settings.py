@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         description="Port of 127.0.0.1 where a streaming process tells its numbers to Prometheus; unset: none, 0: a free one.",
     )
     command_patience_s: float = Field(
-        5.0,
+        3.0,
         ge=0,
         allow_inf_nan=False,
         description="Seconds for which a command waits for a PostgreSQL or lake that has not answered it yet; streams and runs wait a minute.",

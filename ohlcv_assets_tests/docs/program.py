@@ -37,7 +37,7 @@ Of every command, unless it says more:
 
 Errors go to standard error and say what to do next ([errors](errors.md)).
 
-A PostgreSQL or lake that has not answered yet is given up after `OHLCV_COMMAND_PATIENCE_S` seconds, five by default; one that has, is
+A PostgreSQL or lake that has not answered yet is given up after `OHLCV_COMMAND_PATIENCE_S` seconds, three by default; one that has, is
 waited for as long as a run of Dagster waits. `ohlcv stream` waits so long from the beginning. `ohlcv --verbose` shows each attempt.
 
 An option or a name that is given as nothing, such as `--universe ""`, is refused and never taken for its default.
