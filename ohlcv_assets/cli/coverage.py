@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ohlcv_assets.cli.coverage_facts import Coverage
     from ohlcv_assets.client import OhlcvClient
-    from ohlcv_assets.client.question import Source
+    from ohlcv_assets.client.question import MissingFrom, Source
     from ohlcv_assets.timestamps import Interval
 
 _Symbols = Annotated[
@@ -59,11 +59,11 @@ _DEFAULT_DAYS = 30
 #: Binance began in 2017: a year that was mistyped would ask for a grid of centuries.
 _MOST_DAYS = 30 * 366
 _PICTURES = (".png", ".html")
-#: By what is typed: the stores whose bars are counted, and the client's name for a read of them.
-_STORES: dict[str, tuple[tuple[Source, ...], Source]] = {
+#: By what is typed: the stores whose bars are counted, and the client's name for what they lack.
+_STORES: dict[str, tuple[tuple[Source, ...], MissingFrom]] = {
     "daily": (("daily",), "daily"),
     "streamed": (("streamed",), "streamed"),
-    "both": (("daily", "streamed"), "stitched"),
+    "both": (("daily", "streamed"), "both"),
 }
 
 

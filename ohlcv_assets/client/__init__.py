@@ -5,7 +5,9 @@ the bars (quality/): what is known of their quality is read like the bars themse
 
     question.py     what was asked: symbols, times, columns; each mistake is one clear error
     stores.py       the lake, the database and the universe, each opened when it is first needed
-    daily.py        bars of the lake             stitched.py   the lake for finished days, the database for the rest
+    daily.py        bars of the lake             streamed.py   bars of the database
+    stitched.py     which of the two answers for a symbol and day
+    whole_days.py   the days that must be there, and are not
     verified.py     the ledger: which minutes two captures agree about
     resample.py     longer bars, exactly         fill.py       the minutes that are not there, marked as made up
     answer.py       the label, the columns and their order

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 import polars as pl
 
@@ -38,9 +38,13 @@ class DailyBars:
         """The UTC days that are in the lake, in order."""
         return self.lake.days(self.signature)
 
-    def knew(self, day: date, question: Question) -> bool:
-        """Whether the lake knew a day that it holds at the question's `as_of`."""
-        return question.as_of is None or self.lake.versions(self.signature, day)[0].known_at <= question.as_of
+    def known_days(self, question: Question) -> list[date]:
+        """The days of the interval that are in the lake, and were at `as_of`, in order."""
+        first, last = question.first_and_last_day
+        return [day for day in self.days() if first <= day <= last and self._knew(day, question.as_of)]
+
+    def _knew(self, day: date, as_of: datetime | None) -> bool:
+        return as_of is None or self.lake.versions(self.signature, day)[0].known_at <= as_of
 
     def read(self, question: Question, columns: Sequence[str], days: Sequence[date] | None = None) -> pl.DataFrame:
         """The bars of the interval: `symbol`, `timestamp` and these columns of `SCHEMA`, sorted by both.

@@ -19,6 +19,8 @@ from ohlcv_assets.instruments import Market, Symbol, Universe
 from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, Interval, floor_to, from_ms, parse_time, to_ms
 
 Source = Literal["daily", "streamed", "stitched"]
+#: Of what is missing: from the answers of a source, or from both stores.
+MissingFrom = Literal["daily", "streamed", "stitched", "both"]
 Label = Literal["end", "start"]
 Fill = Literal["forward"]
 Incomplete = Literal["raise", "drop", "keep"]
@@ -62,9 +64,19 @@ class Question:
         """The UTC days that the interval touches."""
         return days_of(self.interval)
 
-    def __str__(self) -> str:
+    @property
+    def first_and_last_day(self) -> tuple[date, date]:
+        """The first and the last of `days`."""
+        return from_ms(self.interval.start_ms).date(), from_ms(self.interval.end_ms - 1).date()
+
+    @property
+    def symbols_in_words(self) -> str:
+        """The first symbol, and how many more there are."""
         more = f" and {len(self.symbols) - 1} more" if len(self.symbols) > 1 else ""
-        return f"{self.symbols[0]}{more} in {self.interval}"
+        return f"{self.symbols[0]}{more}"
+
+    def __str__(self) -> str:
+        return f"{self.symbols_in_words} in {self.interval}"
 
 
 def interval_of(start: datetime | str, end: datetime | str) -> Interval:

@@ -6,7 +6,8 @@ modules), or what is known about the bars (knowledge.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime
 
 import polars as pl
@@ -23,6 +24,7 @@ from ohlcv_assets.client.question import (
     Fill,
     Incomplete,
     Label,
+    MissingFrom,
     OnMissing,
     OnUnverified,
     Question,
@@ -36,7 +38,9 @@ from ohlcv_assets.client.question import (
 from ohlcv_assets.client.resample import COUNT, refuse_incomplete, resampled
 from ohlcv_assets.client.stitched import SOURCE, stitched
 from ohlcv_assets.client.stores import no_database
+from ohlcv_assets.client.streamed import StreamedBars
 from ohlcv_assets.client.verified import UNTIL, VERIFIED, as_compared, changed, refuse_unverified, with_states
+from ohlcv_assets.client.whole_days import refuse_missing_days
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import NoBars, UsageError
 from ohlcv_assets.instruments import Market, Symbol
@@ -92,7 +96,8 @@ class OhlcvClient(Knowledge):
             end: the moment after the last; a bar that starts at `end` is not part of the answer.
             market: `spot` or `futures`.
             source: `daily` for the finished days of the lake, `streamed` for the database, `stitched` for the lake where
-                a day is finished and the database for the rest; each bar comes once.
+                a day is finished and the database for the rest, and for a symbol and day of which it has more bars; one of
+                them answers for a whole day of a symbol, each bar comes once.
             label: which end of [a, b) comes first: `end` gives `interval_end` = b, `start` gives `interval_start` = a.
             columns: which columns follow the label and the symbol, in this order: any of `READABLE`. By default the
                 values: prices in the quote asset, volume in the base asset (docs/reference/bars.md).
@@ -103,7 +108,8 @@ class OhlcvClient(Knowledge):
                 bars of a minute each is made of.
             incomplete: `raise` when a window lacks minutes in which its symbol was listed, `drop` it, or `keep` it.
             fill: `forward` makes up the minutes that are not there from the last close; a column `synthetic` says so.
-            on_missing: `raise` when a whole day is not there, or `skip` it.
+            on_missing: `raise` when a whole day is not there, or `skip` it. From the database only days that are over, and in
+                which one of the symbols was listed, must be there.
 
         Returns:
             One row a bar, sorted by symbol and time: the label (`Datetime("ms", "UTC")`), `symbol`, the columns; then
@@ -247,16 +253,24 @@ class OhlcvClient(Knowledge):
         end: datetime | str,
         symbols: str | Sequence[str] | None = None,
         *,
-        source: Source = "daily",
+        source: MissingFrom = "daily",
     ) -> pl.DataFrame:
-        """The expected minutes that a store does not have, in ranges, with what the ledger says of them.
+        """The expected minutes of which `read` has no bar, in ranges, with what the ledger says of them.
+
+        Args:
+            market: `spot` or `futures`.
+            start: the first moment; `end` is the one after the last.
+            end: see `start`.
+            symbols: as in `read`; None for all.
+            source: `daily`, `streamed` or `stitched`: what a read of that source lacks, one store answering for a whole day with
+                `stitched`. `both`: what neither store has.
 
         Returns:
             `symbol`, `start`, `end` (`Datetime("ms", "UTC")`, half-open), `minutes`, `state` and `cause` (null where no ledger
-            speaks), sorted by symbol and time. With `stitched` what neither store has. A minute that is not over yet is not expected.
+            speaks), sorted by symbol and time. A minute that is not over yet is not expected.
         """
         question = self._question(symbols, start, end, market)
-        names = _STORES if one_of("source", source, Source) == "stitched" else (source,)
+        names = _STORES if one_of("source", source, MissingFrom) == "both" else (source,)
         if source == "streamed" and not self.has_database:
             raise no_database()
         found = [runs for name in names if (runs := self._runs(question, name)) is not None]
@@ -268,22 +282,20 @@ class OhlcvClient(Knowledge):
     def _bars(self, question: Question, source: str, columns: list[str], on_missing: str) -> pl.DataFrame:
         """`symbol`, `timestamp`, the columns and `source`, sorted by symbol and time."""
         skip = one_of("on_missing", on_missing, OnMissing) == "skip"
-        if source == "streamed":
-            found = self._streamed(question).select(list(dict.fromkeys(["symbol", "timestamp", *columns])))
-            return found.with_columns(pl.lit(source).alias(SOURCE))
         daily = self._daily(question.market)
-        if source == "daily":
-            days = (
-                [day for day in daily.days() if day in set(question.days) and daily.knew(day, question)]
-                if skip
-                else None
-            )
-            return daily.read(question, columns, days).with_columns(pl.lit(source).alias(SOURCE))
-        ranges = self._ledgers(question.market).ranges(question)
-        return stitched(question, columns, daily, ranges, self._streamed if self.has_database else None, skip=skip)
-
-    def _streamed(self, question: Question) -> pl.DataFrame:
-        return self._database.read(question.market, question.interval, symbols=question.symbols, as_of=question.as_of)
+        if source == "daily" or (source == "stitched" and not self.has_database):
+            days = daily.known_days(question) if skip else None
+            return daily.read(question, columns, days).with_columns(pl.lit("daily").alias(SOURCE))
+        streamed = StreamedBars(self._database)
+        if source == "streamed":
+            in_lake, bars = [], streamed.read(question, columns).with_columns(pl.lit(source).alias(SOURCE))
+        else:
+            in_lake = daily.known_days(question)
+            read_ledger = self._ledgers(question.market).ranges
+            bars = stitched(question, columns, daily, in_lake, streamed, read_ledger)
+        if not skip:
+            refuse_missing_days(question, source, bars, in_lake, self._universe, streamed)
+        return bars
 
     def _with_states(
         self, question: Question, bars: pl.DataFrame, verified: bool, on_unverified: str
@@ -296,26 +308,21 @@ class OhlcvClient(Knowledge):
             refuse_unverified(question, pl.concat([ledgers.unverified(question, ranges), changed(told)]))
         return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
 
-    def _runs(self, question: Question, store: str) -> pl.DataFrame | None:
-        """The runs of the minutes of which a store has a bar (`minutes.RUNS`); None where there is no such store."""
-        if store == "streamed" and not self.has_database:
+    def _runs(self, question: Question, source: str) -> pl.DataFrame | None:
+        """The runs of the minutes of which a source has a bar (`minutes.RUNS`); None where there is no such store."""
+        if source == "streamed" and not self.has_database:
             return None
-        keys = self._stored_keys(question) if store == "daily" else self._streamed_keys(question)
+        days = question.days if source != "daily" else self._daily(question.market).known_days(question)
+        keys = (self._keys(question, source, some) for some in spans.days_at_once(days, len(question.symbols)))
         return pl.concat([pl.DataFrame(schema=spans.RUNS), *map(spans.runs, keys)])
 
-    def _stored_keys(self, question: Question) -> Iterator[pl.DataFrame]:
-        """`symbol`, `timestamp` of the lake's bars, some days at once; a day that is not there has none."""
-        daily = self._daily(question.market)
-        there = set(daily.days())
-        for days in spans.days_at_once([day for day in question.days if day in there], len(question.symbols)):
-            yield daily.read(question, [], days)
-
-    def _streamed_keys(self, question: Question) -> Iterator[pl.DataFrame]:
-        """The same of the database."""
-        for days in spans.days_at_once(question.days, len(question.symbols)):
-            some = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS).intersect(question.interval)
-            if some is not None:
-                yield self._database.keys(question.market, some, symbols=question.symbols)
+    def _keys(self, question: Question, source: str, days: Sequence[date]) -> pl.DataFrame:
+        """`symbol`, `timestamp` of a source's bars of days in order, the interval's; a day that is not there has none."""
+        whole = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS)
+        part = replace(question, interval=whole.intersect(question.interval) or whole)
+        if source == "streamed":
+            return self._database.keys(part.market, part.interval, symbols=part.symbols)
+        return self._bars(part, source, [], "skip").select("symbol", "timestamp")
 
 
 def _needed(wanted: Sequence[str], fill: str | None) -> list[str]:

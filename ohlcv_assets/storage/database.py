@@ -174,6 +174,16 @@ class Database:
         """What is stored already, by default of all symbols: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
         return self.fetched(statements.keys(market, interval, symbols)).sort("symbol", "timestamp")
 
+    def counts(
+        self, market: Market, interval: Interval, symbols: Sequence[str], *, as_of: datetime | None = None
+    ) -> pl.DataFrame:
+        """How many bars there are, or were known at `as_of`, by symbol and UTC day; no row where there is none.
+
+        Returns:
+            `symbol` (String), `day` (Int64, counted from 1970-01-01), `bars` (Int64), in no order.
+        """
+        return self.fetched(statements.counts(market, interval, symbols, as_of))
+
     def newest_ms(self, market: Market) -> int | None:
         """When the newest bar of a market starts, UNIX milliseconds; None where there is no bar."""
         newest: int | None = self.fetched(statements.newest(market))["newest_ms"][0]

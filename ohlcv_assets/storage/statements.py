@@ -14,7 +14,7 @@ from psycopg import sql
 
 from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, SCHEMA, SQL_TYPES, VALUES
 from ohlcv_assets.instruments import Market
-from ohlcv_assets.timestamps import Interval
+from ohlcv_assets.timestamps import DAY_MS, Interval
 
 _CAPTURED = tuple(CAPTURED_SCHEMA)
 
@@ -100,6 +100,16 @@ def newest(market: Market) -> sql.Composed:
 def keys(market: Market, interval: Interval, symbols: Sequence[str] | None = None) -> sql.Composed:
     """The symbol and timestamp of every stored bar, by default of all symbols, in no order."""
     return _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, symbols)
+
+
+def counts(market: Market, interval: Interval, symbols: Sequence[str], as_of: datetime | None) -> sql.Composed:
+    """How many bars of each symbol and UTC day were stored up to a moment (None: now). Columns: `symbol`, `day`, `bars`."""
+    kept = _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, symbols)
+    if as_of is not None:
+        kept += sql.SQL(" and knowledge_timestamp <= {as_of}::timestamptz").format(as_of=sql.Literal(as_of))
+    return sql.SQL(
+        'select symbol, "timestamp" / {day_ms} as day, count(*) as bars from ({kept}) as kept group by symbol, day'
+    ).format(day_ms=sql.Literal(DAY_MS), kept=kept)
 
 
 def revisions(market: Market, interval: Interval) -> sql.Composed:

@@ -1,6 +1,7 @@
 """Promises of the client over the database: the same answer as from the lake, the past as it was known, and no right but to read."""
 
 import os
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -10,13 +11,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ohlcv_assets import OhlcvClient
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.clock import utc_now
-from ohlcv_assets.errors import (
-    NoBars,
-    Refused,
-)
+from ohlcv_assets.errors import DayMissing, NoBars, Refused
+from ohlcv_assets.instruments import Market, Symbol, Universe, release_universe
+from ohlcv_assets.listing_times import ListingTimes, Span
 from ohlcv_assets.settings import Settings
-from ohlcv_assets.timestamps import MINUTE_MS, Interval
-from ohlcv_assets_tests.builders import corrupted
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval
+from ohlcv_assets_tests.builders import bars, corrupted
 from ohlcv_assets_tests.integration.conftest import BTC, ETH, START_MS, expected
 
 
@@ -54,6 +54,46 @@ def test_nothing_streamed_is_one_clear_error(streamed):
     """An hour that was never streamed is an error that names the source, the symbol and the interval."""
     with pytest.raises(NoBars, match=r"no streamed bar of BTC/USDT:USDT in \[2025-06-01T06:00Z, 2025-06-01T07:00Z\)"):
         streamed.read(BTC, "2025-06-01T06:00Z", "2025-06-01T07:00Z", market="futures", source="streamed")
+
+
+@pytest.mark.parametrize(("start", "end"), [("2025-05-31", "2025-06-01T00:30Z"), ("2025-06-01", "2025-06-03")])
+def test_a_whole_day_that_was_not_streamed_is_named(streamed, start, end):
+    """A day that is over and of which the database has no bar is an error, before its first bar too; or is left out when asked."""
+    asked = {"symbols": BTC, "start": start, "end": end, "market": "futures", "source": "streamed"}
+    day = "2025-05-31" if start < "2025-06-01" else "2025-06-02"
+    with pytest.raises(DayMissing, match=f"the database has no bar of BTC/USDT:USDT of {day}") as refused:
+        streamed.read(**asked)
+    assert 'on_missing="skip"' in (refused.value.hint or "")
+    assert set(streamed.read(**asked, on_missing="skip", columns=["timestamp"])["timestamp"]) <= {
+        START_MS + minute * MINUTE_MS for minute in range(60)
+    }
+
+
+def test_a_day_that_is_not_over_or_in_part_there_is_not_missing(streamed, database):
+    """What is to come is no hole, nor is the rest of a day of which the database has something."""
+    asked = {
+        "symbols": BTC,
+        "end": f"{utc_now().date() + timedelta(days=2)}",
+        "market": "futures",
+        "source": "streamed",
+    }
+    today = f"{utc_now().date()}"
+    database.record(bars([BTC], start=today, minutes=3), channel=Channel.WEBSOCKET, run_id="b")
+    assert streamed.read(start=today, **asked).height == 3
+    database.record(bars([BTC], start="2025-06-02", minutes=3), channel=Channel.WEBSOCKET, run_id="b")
+    late = streamed.read(**(asked | {"start": "2025-06-01T12:00Z", "end": "2025-06-03"}))
+    assert late.height == 3
+
+
+def test_a_day_before_the_listing_is_not_missing(streamed, with_database, tmp_path):
+    """A symbol that was listed on the second of three days has all of its days, with a universe that knows when."""
+    listed = {Symbol(BTC): ListingTimes("BTCUSDT", (Span(START_MS, START_MS + DAY_MS, "told"),))}
+    # The lake has a day after its listing, too: what is stored is never left out.
+    release_universe(Universe.of("v1.0", {Market.FUTURES: [BTC, ETH]}, listings=listed), tmp_path)
+    with OhlcvClient(with_database.model_copy(update={"universes": tmp_path})) as opened:
+        asked = {"symbols": BTC, "start": "2025-05-30", "end": "2025-06-05", "market": "futures"}
+        assert opened.read(**asked, source="streamed").height == 60
+        assert opened.read(**asked, source="stitched").height == 1435 + 1440
 
 
 def test_a_closed_client_can_be_used_again(streamed):

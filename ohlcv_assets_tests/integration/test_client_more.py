@@ -241,7 +241,7 @@ def test_missing_minutes_are_told_as_ranges(client, streamed):
     assert lake.select("symbol", "start", "end", "minutes").rows() == [(BTC, *halt), (ETH, *halt)]
     database = streamed.missing_ranges("futures", "2025-06-01", "2025-06-01T02:00Z", BTC, source="streamed")
     assert database["minutes"].to_list() == [60]
-    both = streamed.missing_ranges("futures", "2025-06-01", "2025-06-01T02:00Z", BTC, source="stitched")
+    both = streamed.missing_ranges("futures", "2025-06-01", "2025-06-01T02:00Z", BTC, source="both")
     assert both.is_empty()
 
 

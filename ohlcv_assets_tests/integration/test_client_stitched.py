@@ -13,7 +13,7 @@ from ohlcv_assets.errors import DayMissing, NoBars
 from ohlcv_assets.instruments import Market, load_universe
 from ohlcv_assets.storage.lake import Lake
 from ohlcv_assets.storage.quality_store import RANGES_SCHEMA
-from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS
+from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, from_ms
 from ohlcv_assets_tests.builders import bars
 from ohlcv_assets_tests.integration.conftest import BTC, ETH, START_MS
 
@@ -80,20 +80,83 @@ def test_a_finished_day_comes_from_the_lake_and_today_from_the_database(stitchin
     assert not read.select("symbol", "timestamp").is_duplicated().any()
 
 
-def test_a_day_without_a_ledger_comes_from_the_database(stitching, tell):
-    """Before the QA of a day nobody has compared it: the database answers, and the lake where the database has nothing."""
-    read = stitching.read(None, **THREE_DAYS, columns=["timestamp", "source"])
+def test_a_finished_day_without_a_ledger_comes_from_the_store_with_more_of_it(stitching, database, truth):
+    """Before its QA the lake answers for a day of which the database has as much, or only an hour; and nothing is lost."""
+    read = stitching.read(None, **THREE_DAYS, columns=["timestamp", *VALUES, "source"])
     assert days_of(read) == {
-        (symbol, number, "streamed" if number else "daily") for symbol in (BTC, ETH) for number in range(3)
+        (symbol, number, "streamed" if number == 2 else "daily") for symbol in (BTC, ETH) for number in range(3)
     }
+    both_days = read.filter(pl.col("timestamp") < START_MS + 2 * DAY_MS)
+    assert both_days.select("timestamp", *VALUES).equals(truth.select("timestamp", *VALUES))
 
 
-def test_of_an_unfinished_day_the_store_with_more_bars_answers(stitching, tell):
-    """The stream answers for a symbol of which it has bars that the lake lacks, and only for that symbol."""
+def test_the_database_answers_for_a_day_of_which_it_has_more(stitching, database, truth):
+    """The halt of the first day, streamed after all, makes the database the better store of that day and symbol, and no other."""
+    fuller = bars((BTC,), minutes=1440)
+    database.record(fuller, channel=Channel.REST, run_id="b")
+    read = stitching.read(None, **THREE_DAYS, columns=["timestamp", "close", "source"])
+    assert {(BTC, 0, "streamed"), (ETH, 0, "daily"), (BTC, 1, "daily")} <= days_of(read)
+    first = read.filter((pl.col("symbol") == BTC) & (pl.col("timestamp") < START_MS + DAY_MS))
+    assert first.select("timestamp", "close").equals(fuller.select("timestamp", "close"))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_store_of_a_day_does_not_depend_on_the_interval(stitching, database, tell, told):
+    """Any part of a day comes from the store that has more of the whole day, also a part of which the other has as much."""
+    database.record(bars((BTC,), minutes=1440), channel=Channel.REST, run_id="b")
+    if told:  # what the ledger said before the database got the halt's minutes
+        tell(0, day(0, BTC, "missing"), day(0, ETH))
+    morning = {"start": "2025-06-01T03:00Z", "end": "2025-06-01T04:00Z", "market": "futures", "source": "stitched"}
+    read = stitching.read([BTC, ETH], **morning, columns=["source"])
+    assert set(read.select("symbol", "source").rows()) == {(BTC, "streamed"), (ETH, "daily")}
+
+
+def test_an_hour_in_the_database_costs_no_bar_of_a_finished_day(with_database, database, truth):
+    """Of an hour that was filled in, and no ledger, a read, its gaps, its fill and its longer bars are those of the whole day."""
+    hour = truth.filter(pl.col("timestamp").is_between(START_MS + DAY_MS, START_MS + DAY_MS + HOUR_MS, closed="left"))
+    database.record(hour, channel=Channel.REST, run_id="a")
+    asked = {"start": "2025-06-02", "end": "2025-06-03", "market": "futures", "source": "stitched"}
+    with OhlcvClient(with_database) as opened:
+        assert opened.read(BTC, **asked).height == 1440
+        assert not opened.read(BTC, **asked, fill="forward")["synthetic"].any()
+        assert opened.read(BTC, **asked, resample="1d")["bars"].to_list() == [1440]
+        assert opened.missing_ranges("futures", "2025-06-02", "2025-06-03", BTC, source="stitched").is_empty()
+
+
+def test_the_better_store_is_that_of_the_moment(stitching, database):
+    """With as_of both stores are counted as they were: what the database got later makes it the better one from then on."""
+    before = utc_now()
+    database.record(bars((BTC,), minutes=1440), channel=Channel.REST, run_id="b")
+    asked = {"start": "2025-06-01", "end": "2025-06-02", "market": "futures", "source": "stitched"}
+    sources = [
+        stitching.read(BTC, **asked, as_of=moment, columns=["source"])["source"].unique().to_list()
+        for moment in (before, utc_now())
+    ]
+    assert sources == [["daily"], ["streamed"]]
+
+
+def test_what_a_stitched_read_lacks_is_what_is_told_to_be_missing(stitching, database):
+    """One store answers for a day: minutes that only the other has are missing from the answer, and from neither store."""
+    others = bars((BTC,), minutes=1440).filter(pl.col("timestamp") != START_MS)
+    database.record(others, channel=Channel.REST, run_id="b")
+    asked = ("futures", "2025-06-01", "2025-06-02", BTC)
+    lacking = stitching.missing_ranges(*asked, source="stitched")
+    assert lacking.select("start", "minutes").rows() == [(from_ms(START_MS), 1)]
+    assert stitching.read(BTC, "2025-06-01", "2025-06-02", market="futures", source="stitched").height == 1439
+    assert stitching.missing_ranges(*asked, source="both").is_empty()
+
+
+def test_of_a_day_that_two_captures_agree_about_the_database_is_asked_nothing(stitching, database, tell, monkeypatch):
+    """The halt is not there to be had, as the ledger knows: no bar is counted in the database, nor read."""
     tell(0, day(0, BTC), day(0, ETH))
-    tell(1, day(1, BTC, "fetched_only"), day(1, ETH, "streamed_only", minutes=1))
-    read = stitching.read(None, **THREE_DAYS, columns=["timestamp", "source"])
-    assert {(BTC, 1, "daily"), (ETH, 1, "streamed")} <= days_of(read)
+
+    def refused(*_, **__):
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(type(database), "counts", refused)
+    monkeypatch.setattr(type(database), "read", refused)
+    asked = {"start": "2025-06-01", "end": "2025-06-03", "market": "futures", "source": "stitched"}
+    assert stitching.read([BTC, ETH], **asked).height == 2 * (1435 + 1440)
 
 
 def test_the_seam_shows_no_gap_and_no_copy(stitching, tell):
@@ -119,11 +182,15 @@ def test_what_was_not_known_then_is_in_neither_store(stitching, database):
 
 
 def test_a_hole_of_a_whole_day_is_no_answer(stitching, database):
-    """A day that neither store has, with bars after it, is named; skipping it must be asked for."""
-    asked = {"start": "2025-05-31", "end": "2025-06-02", "market": "futures", "source": "stitched"}
+    """A day that is over and in neither store is named, before other days and after them; skipping it must be asked for."""
+    asked = {"end": "2025-06-02", "market": "futures", "source": "stitched"}
     with pytest.raises(DayMissing, match="2025-05-31"):
-        stitching.read(BTC, **asked)
-    assert stitching.read(BTC, **asked, on_missing="skip").height == 1435
+        stitching.read(BTC, "2025-05-31", **asked)
+    assert stitching.read(BTC, "2025-05-31", **asked, on_missing="skip").height == 1435
+    later = {"start": "2025-06-03", "end": "2025-06-05", "market": "futures", "source": "stitched"}
+    with pytest.raises(DayMissing, match="neither store has a bar of BTC/USDT:USDT of 2025-06-04"):
+        stitching.read(BTC, **later)
+    assert stitching.read(BTC, **later, on_missing="skip").height == 120
 
 
 def test_the_lake_alone_is_stitched_too(client):
