@@ -7,6 +7,7 @@ places in the package that move a timestamp by 60,000 ms to change what it label
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -18,13 +19,27 @@ HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+#: ISO 8601 has other forms of a day (2025-W23-1, 20250601): nobody who types one of these is sure to mean it.
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+#: Digits beyond the microsecond, which Python would drop.
+_TOO_FINE = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
 
 
 def to_ms(moment: datetime) -> int:
     """UNIX milliseconds of a tz-aware datetime, microseconds cut off (a naive one raises `NaiveTime`)."""
     if moment.utcoffset() is None:  # as Python defines naive: a zone may be there and not know its offset
         raise NaiveTime(f"{moment.isoformat()} has no time zone", hint=f"write {moment.isoformat()}Z for UTC")
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def ceil_ms(moment: datetime) -> int:
+    """The first UNIX millisecond that is not before a tz-aware datetime (a naive one raises `NaiveTime`).
+
+    As either end of a half-open interval it holds exactly the whole milliseconds that the moment itself would.
+    """
+    at_ms = to_ms(moment)
+    return at_ms if from_ms(at_ms) == moment else at_ms + 1
 
 
 def from_ms(timestamp_ms: int) -> datetime:
@@ -46,19 +61,48 @@ def iso(timestamp_ms: int) -> str:
     return moment.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
-def parse_time(text: str) -> int:
-    """UNIX milliseconds of an ISO 8601 time with a zone, or of a bare date (its midnight, UTC).
+def parse_moment(text: str) -> datetime:
+    """The moment of an ISO 8601 time with a zone, to the microsecond, or of a bare date (its midnight, UTC).
 
     Raises:
         NaiveTime: a time of day without a zone.
-        UsageError: not a time at all.
+        UsageError: not a time at all, or one finer than a microsecond.
     """
     try:
-        if len(text) == len("2025-06-01"):
-            return day_start_ms(date.fromisoformat(text))
-        return to_ms(datetime.fromisoformat(text))
+        if _DAY.fullmatch(text):
+            return from_ms(day_start_ms(date.fromisoformat(text)))
+        if len(text) > len("2025-06-01") and not _TOO_FINE.search(text):
+            moment = datetime.fromisoformat(text)
+            to_ms(moment)  # refuses a naive one
+            return moment
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a time", hint="write 2025-06-01T00:00Z or 2025-06-01") from error
+        raise _no_time(text) from error
+    raise _no_time(text)
+
+
+def parse_time(text: str) -> int:
+    """The same in UNIX milliseconds: the first one that is not before the moment (`ceil_ms`)."""
+    return ceil_ms(parse_moment(text))
+
+
+def parse_day(text: str) -> date:
+    """The day of a text like 2025-06-01; no other form is one.
+
+    Raises:
+        UsageError: another form, or a day that no calendar has.
+    """
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no day: {error}", hint="write it as 2025-06-01") from error
+    raise UsageError(f"{text!r} is no day", hint="write it as 2025-06-01")
+
+
+def _no_time(text: str) -> UsageError:
+    return UsageError(
+        f"{text!r} is not a time", hint="write 2025-06-01T00:00Z or 2025-06-01, to the microsecond at most"
+    )
 
 
 def day_start_ms(day: date) -> int:
@@ -106,7 +150,7 @@ class Interval:
     @classmethod
     def between(cls, start: datetime, end: datetime) -> Interval:
         """The interval between two tz-aware datetimes."""
-        return cls(to_ms(start), to_ms(end))
+        return cls(ceil_ms(start), ceil_ms(end))
 
     @classmethod
     def of_day(cls, day: date) -> Interval:

@@ -37,12 +37,9 @@ _HOUR = re.compile(r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[T-](?P<hour>[0-9]{2})(?
 
 def day_of(text: str) -> date:
     """The UTC day of a text like 2025-06-01."""
-    from ohlcv_assets.errors import UsageError
+    from ohlcv_assets.timestamps import parse_day
 
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no day", hint="write it as 2025-06-01") from error
+    return parse_day(text)
 
 
 def hour_of(text: str) -> Interval:

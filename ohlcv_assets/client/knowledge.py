@@ -18,6 +18,7 @@ from ohlcv_assets.client.question import (
     day_of,
     interval_of,
     known_by,
+    moment_of,
     one_of,
     symbols_of,
 )
@@ -26,7 +27,7 @@ from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.quality.results import Flow, QaResult, newest_result, partition_folder
-from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, Interval, parse_time
+from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, Interval, to_ms
 
 
 class Knowledge(Stores):
@@ -35,11 +36,11 @@ class Knowledge(Stores):
     def ledger(
         self,
         market: Market | str,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         symbols: str | Sequence[str] | None = None,
         *,
-        as_of: datetime | str | None = None,
+        as_of: date | datetime | str | None = None,
     ) -> pl.DataFrame:
         """What the ledger says of every minute: which two captures agree about, and why the others are missing.
 
@@ -60,8 +61,8 @@ class Knowledge(Stores):
     def unverified(
         self,
         market: Market | str,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         symbols: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """The expected minutes that `read(..., verified=True)` refuses, with the state of each and its cause.
@@ -88,12 +89,12 @@ class Knowledge(Stores):
     def changes(
         self,
         market: Market | str,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         symbols: str | Sequence[str] | None = None,
         *,
-        since: datetime | str,
-        until: datetime | str | None = None,
+        since: date | datetime | str,
+        until: date | datetime | str | None = None,
         source: Source = "daily",
     ) -> pl.DataFrame:
         """What became known of these bars between two moments: the difference of two reads by `as_of`.
@@ -127,8 +128,8 @@ class Knowledge(Stores):
     def repairs(
         self,
         market: Market | str,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         symbols: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """What a third capture decided about bars of the interval, oldest first; kept in the database.
@@ -142,7 +143,7 @@ class Knowledge(Stores):
         named = found.filter(pl.col("symbol").is_in(list(question.symbols)))
         return history.with_ends(named, ("market", "symbol"))
 
-    def findings(self, since: datetime | str | None = None) -> pl.DataFrame:
+    def findings(self, since: date | datetime | str | None = None) -> pl.DataFrame:
         """What was found and told, of both markets, oldest first; kept in the database.
 
         Args:
@@ -166,7 +167,7 @@ class Knowledge(Stores):
             UsageError: no market, day or hour.
             NoBars: this was not compared yet.
         """
-        first_ms = parse_time(day if isinstance(day, str) else day.isoformat())
+        first_ms = to_ms(moment_of(day))
         if first_ms % DAY_MS or hour not in (None, *range(24)):
             raise UsageError(
                 f"{day} hour={hour} is no UTC day or hour of it", hint="write 2025-06-01, and hours 0 to 23"
@@ -179,10 +180,10 @@ class Knowledge(Stores):
     def _question(
         self,
         symbols: str | Sequence[str] | None,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         market: Market | str,
-        as_of: datetime | str | None = None,
+        as_of: date | datetime | str | None = None,
     ) -> Question:
         of_market = Market.parse(market)
         wanted = symbols_of(self._universe, of_market, symbols)

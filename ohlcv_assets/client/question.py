@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -16,8 +16,20 @@ from typing import Literal, get_args
 from ohlcv_assets.bars import SCHEMA, VALUES
 from ohlcv_assets.errors import UnknownSymbol, UsageError
 from ohlcv_assets.instruments import Market, Symbol, Universe
-from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, Interval, floor_to, from_ms, parse_time, to_ms
+from ohlcv_assets.timestamps import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    Interval,
+    day_start_ms,
+    floor_to,
+    from_ms,
+    parse_moment,
+    to_ms,
+)
 
+#: How a moment is given: see `moment_of`.
+Moment = date | datetime | str
 Source = Literal["daily", "streamed", "stitched"]
 #: Of what is missing: from the answers of a source, or from both stores.
 MissingFrom = Literal["daily", "streamed", "stitched", "both"]
@@ -79,33 +91,43 @@ class Question:
         return f"{self.symbols_in_words} in {self.interval}"
 
 
-def interval_of(start: datetime | str, end: datetime | str) -> Interval:
-    """[start, end), or an error that says what is wrong with it."""
-    return Interval(moment_ms(start), moment_ms(end))
+def interval_of(start: Moment, end: Moment) -> Interval:
+    """[start, end), or an error that says what is wrong with it; to the microsecond, for no bar starts between milliseconds."""
+    return Interval.between(moment_of(start), moment_of(end))
 
 
-def moment_ms(moment: datetime | str) -> int:
-    """UNIX milliseconds of a tz-aware datetime or an ISO 8601 text with a zone; a bare date is its UTC midnight."""
-    if isinstance(moment, str):
-        return parse_time(moment)
-    if isinstance(moment, datetime):
-        return to_ms(moment)
-    raise UsageError(f"{moment!r} is no time", hint="give a tz-aware datetime, or a text like 2025-06-01T00:00Z")
+def moment_of(moment: Moment) -> datetime:
+    """The moment of a tz-aware datetime, or of an ISO 8601 text with a zone; a date, also as a text, is its UTC midnight.
+
+    Raises:
+        NaiveTime: a time of day without a zone.
+        UsageError: what is no time, pandas' NaT among it, which calls itself a datetime.
+    """
+    try:
+        if isinstance(moment, str):
+            return parse_moment(moment)
+        if isinstance(moment, datetime):
+            to_ms(moment)  # refuses a naive one
+            return moment
+        if isinstance(moment, date):
+            return from_ms(day_start_ms(moment))
+    except (ValueError, TypeError) as error:
+        raise _no_moment(moment) from error
+    raise _no_moment(moment)
 
 
-def known_by(moment: datetime | str | None) -> datetime | None:
-    """The moment itself, to the microsecond where it is a datetime; a naive one is refused."""
-    if moment is None:
-        return None
-    at_ms = moment_ms(moment)
-    return moment if isinstance(moment, datetime) else from_ms(at_ms)
+def known_by(moment: Moment | None) -> datetime | None:
+    """The moment itself, to the microsecond; a naive one is refused."""
+    return None if moment is None else moment_of(moment)
 
 
-def day_of(day: date | datetime | str) -> date:
+def day_of(day: Moment) -> date:
     """The UTC day that is meant: a date, a text like 2025-06-01, or the day of a moment."""
-    if isinstance(day, date) and not isinstance(day, datetime):
-        return day
-    return from_ms(moment_ms(day)).date()
+    return moment_of(day).astimezone(UTC).date()
+
+
+def _no_moment(moment: object) -> UsageError:
+    return UsageError(f"{moment!r} is no time", hint="give a tz-aware datetime, or a text like 2025-06-01T00:00Z")
 
 
 def days_of(interval: Interval) -> list[date]:

@@ -58,7 +58,7 @@ class OhlcvClient(Knowledge):
         first_contact_s: how many seconds a store is waited for as long as it has not answered once; None: a minute, as later.
     """
 
-    def symbols(self, market: Market | str, at: datetime | str | None = None) -> list[Symbol]:
+    def symbols(self, market: Market | str, at: date | datetime | str | None = None) -> list[Symbol]:
         """The symbols of the universe in a market, sorted; with `at` those that were listed at that moment."""
         wanted = Market.parse(market)
         moment = known_by(at)
@@ -71,14 +71,14 @@ class OhlcvClient(Knowledge):
     def read(
         self,
         symbols: str | Sequence[str] | None,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         *,
         market: Market | str,
         source: Source = "daily",
         label: Label = "end",
         columns: Sequence[str] | None = None,
-        as_of: datetime | str | None = None,
+        as_of: date | datetime | str | None = None,
         verified: bool = False,
         on_unverified: OnUnverified = "raise",
         resample: str | None = None,
@@ -91,8 +91,8 @@ class OhlcvClient(Knowledge):
         Args:
             symbols: one or more CCXT unified symbols of the universe (`BTC/USDT`, or `BTC/USDT:USDT` for futures) or
                 patterns such as `*/USDT`; None for all of them.
-            start: the first moment, a tz-aware datetime or an ISO 8601 text with a zone (a bare date is its UTC
-                midnight).
+            start: the first moment, a tz-aware datetime or an ISO 8601 text with a zone (a date, also as a text, is its
+                UTC midnight).
             end: the moment after the last; a bar that starts at `end` is not part of the answer.
             market: `spot` or `futures`.
             source: `daily` for the finished days of the lake, `streamed` for the database, `stitched` for the lake where
@@ -150,8 +150,8 @@ class OhlcvClient(Knowledge):
     def scan(
         self,
         symbols: str | Sequence[str] | None,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         *,
         market: Market | str,
         label: Label = "end",
@@ -219,8 +219,8 @@ class OhlcvClient(Knowledge):
     def coverage(
         self,
         market: Market | str,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         symbols: str | Sequence[str] | None = None,
         *,
         sources: Sequence[Source] = ("daily", "streamed"),
@@ -249,8 +249,8 @@ class OhlcvClient(Knowledge):
     def missing_ranges(
         self,
         market: Market | str,
-        start: datetime | str,
-        end: datetime | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
         symbols: str | Sequence[str] | None = None,
         *,
         source: MissingFrom = "daily",

@@ -42,8 +42,8 @@ Of every method:
 
 - `market` is `spot` or `futures`. Symbols are CCXT unified symbols of the universe, one text or a list, or patterns (`*` any text, `?` one
   character, `[AB]` one of these); None is all of them.
-- Times are tz-aware datetimes or ISO 8601 texts with a zone; a bare date is its UTC midnight. `[start, end)` holds the bars whose interval
-  *starts* in it ([what a bar's time means](../explanation/timestamps.md)).
+- Times are tz-aware datetimes or ISO 8601 texts with a zone, to the microsecond; a date, also as a text, is its UTC midnight.
+  `[start, end)` holds the bars whose interval *starts* in it ([what a bar's time means](../explanation/timestamps.md)).
 - Frames are polars; `.to_pandas()` makes pandas of them. Prices are in the quote asset, volumes in the base asset ([the bar](bars.md)).
 - An argument that cannot be meant is a `UsageError`, or one of its kinds: `NaiveTime`, `ReversedInterval`, `UnknownMarket`, `UnknownSymbol`.
   A store that does not answer is a `TransientError` ([errors](errors.md)).

@@ -5,8 +5,8 @@ import pytest
 from ohlcv_assets.bars import SCHEMA
 from ohlcv_assets.cli.asked import hour_of
 from ohlcv_assets.client.question import ENDS
-from ohlcv_assets.errors import NaiveTime
-from ohlcv_assets.timestamps import MINUTE_MS, Interval, label_end, parse_time
+from ohlcv_assets.errors import NaiveTime, UsageError
+from ohlcv_assets.timestamps import MINUTE_MS, Interval, label_end, parse_moment, parse_time
 from ohlcv_assets_tests.docs.client_page import COLUMNS, dtype_text, on_demand
 from ohlcv_assets_tests.docs.pages import DOCS, rows
 
@@ -36,10 +36,14 @@ def test_our_own_rows_say_what_the_code_does() -> None:
 def test_what_is_typed_means_what_the_page_says() -> None:
     """Each way of writing a time is understood, or refused, as its row says."""
     typed = {row[0]: row[1] for row in rows(_PAGE, "written")}
-    day, moments, naive, hour, partition, interval = typed
+    day, moments, exact, naive, other_days, hour, partition, interval = typed
     assert parse_time(day) == parse_time("2025-06-01T00:00Z")
     assert {parse_time(text.strip("` ")) for text in moments.split(",")} == {parse_time("2025-06-01T12:34Z")}
+    assert parse_moment(exact).microsecond == 123456
     with pytest.raises(NaiveTime):
         parse_time(naive)
+    for text in other_days.split(","):
+        with pytest.raises(UsageError):
+            parse_time(text.strip("` "))
     assert hour_of(hour) == hour_of(partition) == Interval.of_hour(parse_time("2025-06-01T05:00Z"))
     assert str(Interval.parse("2025-06-01", "2025-06-02")) == interval

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import pandas
 import polars as pl
 import pytest
 from hypothesis import example, given
@@ -114,11 +115,26 @@ def test_a_naive_time_is_refused(client, naive):
             client.read(BTC, start, end, market="futures", as_of=as_of)
 
 
-def test_what_is_no_time_is_refused(client):
-    """A date object or a number is no moment, and the error shows one."""
-    for start in (DAYS[0], 1_748_736_000_000):
-        with pytest.raises(UsageError, match="tz-aware"):
-            client.read(BTC, start, "2025-06-02", market="futures")
+@pytest.mark.parametrize("wrong", [1_748_736_000_000, pandas.NaT, None, "2025-W22-7"])
+def test_what_is_no_time_is_refused(client, wrong):
+    """A number, a missing time and an odd form are no moment, and the error shows one."""
+    with pytest.raises(UsageError, match="no") as refused:
+        client.read(BTC, wrong, "2025-06-02", market="futures")
+    assert "2025-06-01T00:00Z" in (refused.value.hint or "")
+
+
+def test_a_date_is_its_midnight_wherever_it_stands(client):
+    """A date object means what the same text means: in read as in versions."""
+    day = {"start": DAYS[0], "end": DAYS[1], "market": "futures"}
+    assert client.read(BTC, **day).equals(client.read(BTC, "2025-06-01", "2025-06-02", market="futures"))
+    assert client.versions("futures", DAYS[0]).equals(client.versions("futures", "2025-06-01"))
+
+
+def test_an_interval_is_exact_below_a_millisecond(client):
+    """A bar that starts a microsecond before the start is not read, and one that starts a microsecond before the end is."""
+    asked = {"start": "2025-06-01T00:00:00.000001Z", "end": "2025-06-01T00:02:00.000001Z", "market": "futures"}
+    read = client.read(BTC, **asked, label="start")
+    assert read["interval_start"].to_list() == [datetime(2025, 6, 1, 0, minute, tzinfo=UTC) for minute in (1, 2)]
 
 
 @pytest.mark.parametrize("end", ["2025-06-01", "2025-05-31T23:59Z"])

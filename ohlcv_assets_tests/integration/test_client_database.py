@@ -50,6 +50,25 @@ def test_the_past_is_read_as_it_was_known(streamed, database, truth):
         streamed.read(**asked, as_of="2025-06-01T00:30Z")
 
 
+def test_a_moment_of_knowledge_can_be_given_as_text(streamed, database, truth):
+    """The knowledge_timestamp of a revision, to the microsecond, shows the revision; a microsecond earlier what was before it."""
+    asked = {
+        "symbols": BTC,
+        "start": "2025-06-01",
+        "end": "2025-06-01T00:01Z",
+        "market": "futures",
+        "source": "streamed",
+    }
+    first = expected(truth, [BTC], Interval(START_MS, START_MS + MINUTE_MS))
+    for number in range(5):  # one in a thousand moments is a whole millisecond
+        higher = first["high"][0] + 0.01 * (number + 1)
+        database.record(corrupted(first, 0, "high", higher), channel=Channel.REST, run_id="b", reason="repair")
+        known = streamed.read(**asked, columns=["high", "knowledge_timestamp"])
+        moment = known["knowledge_timestamp"][0]
+        assert streamed.read(**asked, as_of=moment.isoformat())["high"][0] == higher
+        assert streamed.read(**asked, as_of=(moment - timedelta(microseconds=1)).isoformat())["high"][0] < higher
+
+
 def test_nothing_streamed_is_one_clear_error(streamed):
     """An hour that was never streamed is an error that names the source, the symbol and the interval."""
     with pytest.raises(NoBars, match=r"no streamed bar of BTC/USDT:USDT in \[2025-06-01T06:00Z, 2025-06-01T07:00Z\)"):

@@ -19,6 +19,8 @@ from ohlcv_assets.timestamps import (
     iso,
     label_end,
     label_start,
+    parse_day,
+    parse_moment,
     parse_time,
     runs_of_minutes,
     to_ms,
@@ -89,7 +91,8 @@ def test_a_naive_time_of_day_is_refused(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "yesterday", "1748736000000", "2025-02-30", "2025-13-01T00:00Z", "2025-06-01T25:00Z", "2025-6-1", _ARABIC_INDIC],
+    ["", "now", "yesterday", "1748736000000", "2025-02-30", "2025-13-01T00:00Z", "2025-06-01T25:00Z", "2025-6-1", _ARABIC_INDIC,
+     "2025-W23-1", "20250601", "2025-06-01T00:00:00.0000001Z"],
 )  # fmt: skip
 def test_what_is_no_time_is_one_clear_error(text):
     """A text that is no time is named, with a form that would be one."""
@@ -109,6 +112,31 @@ def test_what_is_no_time_is_one_clear_error(text):
 def test_times_are_read_as_people_write_them(text, same):
     """A bare date is its midnight in UTC, and an offset is obeyed."""
     assert parse_time(text) == parse_time(same)
+
+
+def test_a_text_is_a_moment_to_the_microsecond():
+    """What a store wrote down in microseconds is read back as the same moment, also with zeros behind it."""
+    assert parse_moment("2025-06-01T00:00:00.015859Z") == datetime(2025, 6, 1, 0, 0, 0, 15859, tzinfo=UTC)
+    assert parse_moment("2025-06-01T00:00:00.015859000Z") == parse_moment("2025-06-01T02:00:00.015859+02:00")
+    assert parse_moment("2025-06-01") == datetime(2025, 6, 1, tzinfo=UTC)
+
+
+@given(st.integers(1_700_000_000_000_000, 1_800_000_000_000_000), st.integers(-3, 3))
+def test_an_end_of_an_interval_is_exact_to_the_microsecond(moment_us, offset_ms):
+    """A whole millisecond lies in [start, end) if and only if it is not before the start, and before the end, in microseconds."""
+    start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment_us)
+    interval = Interval.between(start, start + timedelta(microseconds=1500))
+    assert Interval.parse(start.isoformat(), (start + timedelta(microseconds=1500)).isoformat()) == interval
+    millisecond = moment_us // 1000 + offset_ms
+    assert (millisecond in interval) == (moment_us <= millisecond * 1000 < moment_us + 1500)
+
+
+@pytest.mark.parametrize("text", ["2025-W23-1", "20250601", "2025-06-31", "2025-06-01T00:00Z", ""])
+def test_a_day_has_one_form(text):
+    """A day is written as 2025-06-01; other forms of ISO 8601 are refused, and so is a day that no calendar has."""
+    assert parse_day("2025-06-01") == date(2025, 6, 1)
+    with pytest.raises(UsageError, match="is no day"):
+        parse_day(text)
 
 
 @pytest.mark.parametrize(
