@@ -21,7 +21,7 @@ from ohlcv_assets.cli.database import app as database
 from ohlcv_assets.cli.doctor import doctor
 from ohlcv_assets.cli.download_bulk import download_bulk
 from ohlcv_assets.cli.ledger import ledger
-from ohlcv_assets.cli.output import discard_output, told_output
+from ohlcv_assets.cli.output import told_output
 from ohlcv_assets.cli.platform import demo, ui, up
 from ohlcv_assets.cli.qa import app as qa
 from ohlcv_assets.cli.read import read
@@ -92,28 +92,28 @@ for _panel, _commands in _PROGRAM.items():
 
 def main() -> None:
     """Run the program; an error of ours becomes a message on stderr and its exit code."""
-    try:
-        with told_output():
+    with told_output():
+        try:
             _run()
-    except BrokenPipeError:
-        # Who reads has what they wanted, as `head` does: that is no error.
-        discard_output()
-        raise SystemExit(0) from None
-    except OhlcvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
-    except OSError as error:
-        # A folder that may not be written, a disk that is full: the machine said no.
-        print(f"error: {error}\n  try: set OHLCV_HOME to a folder that you can write, with room", file=sys.stderr)
-        raise SystemExit(OhlcvError.exit_code) from error
+        except OhlcvError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from error
+        except ConnectionError as error:
+            # Of a socket: what is printed does not end so (cli/output.py).
+            print(f"error: a connection was lost: {error}\n  try: the same command again", file=sys.stderr)
+            raise SystemExit(OhlcvError.exit_code) from error
+        except OSError as error:
+            # A folder that may not be written, a disk that is full: the machine said no.
+            print(f"error: {error}\n  try: set OHLCV_HOME to a folder that you can write, with room", file=sys.stderr)
+            raise SystemExit(OhlcvError.exit_code) from error
 
 
 def _run() -> None:
-    """The program; whatever it has printed is out, or `BrokenPipeError` is raised."""
+    """The program; whatever it has printed is out."""
     try:
         app()
     except SystemExit as ended:
-        # typer makes its own exit of it.
+        # typer takes every broken pipe for one of standard output, and makes its own exit of it.
         if isinstance(ended.__context__, BrokenPipeError):
             raise ended.__context__ from None
         sys.stdout.flush()

@@ -12,6 +12,8 @@ from collections import deque
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from ohlcv_assets.cli.output import answer
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -55,8 +57,9 @@ def written(parts: Iterable[pl.DataFrame], chosen: str, output: Path | None) -> 
     write = {TABLE: _table, "csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[chosen]
     if output is None:
         sys.stdout.flush()
-        rows = write(parts, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        file = answer()
+        rows = write(parts, file)
+        file.flush()
         return rows
     with whole_file(output) as file:
         rows = write(parts, file)

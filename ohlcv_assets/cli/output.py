@@ -1,7 +1,13 @@
-"""Standard output, which may be full: its refusal is told apart from that of any other file.
+"""Standard output and standard error, which may be full, closed, or read by nobody: what that means, said once for all commands.
 
-Lives here: a stream that turns what its disk says into an error of ours. Does not: what is written (cli/formats.py), or who reads
-no further, as `head` does: that is no error (cli/__init__.py).
+Lives here: both streams, and what is done with what cannot be written to them. Does not: what is written (cli/formats.py), or any
+command.
+
+- Nobody reads any more, as after `| head`: what a command does is worth doing all the same, and so is its exit code. The rest of what
+  it says goes nowhere, and it goes on.
+- An answer that is nothing but its bytes, as that of `ohlcv read`, ends there (`answer`), with the exit code 0: who reads has what they
+  wanted. Not with 141, as if SIGPIPE had killed it: a script with `pipefail` would fail of `ohlcv read ... | head`, though nothing did.
+- Standard output has no room: an error of ours. Standard error has none: there is nowhere to say so, and the work goes on.
 """
 
 from __future__ import annotations
@@ -9,60 +15,123 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import IO, Any, cast
 
 from ohlcv_assets.errors import Refused
 
 
+class _Unread(Exception):
+    """Nobody reads an answer any more."""
+
+
 @contextmanager
 def told_output() -> Iterator[None]:
-    """Inside, a standard output that cannot be written raises `Refused`."""
+    """Inside, a standard output that cannot be written raises `Refused`, and one that nobody reads ends nothing but an `answer`."""
+    out, err = _Out(sys.stdout or _nowhere()), _Err(sys.stderr or _nowhere())
     try:
-        with redirect_stdout(cast(IO[str], _Told(sys.stdout))):
+        with redirect_stdout(cast(IO[str], out)), redirect_stderr(cast(IO[str], err)):
             yield
-    except Refused:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            discard_output()
-        raise
+    except _Unread:
+        raise SystemExit(0) from None
+    finally:
+        # Python's own last flush must not fail of what is left.
+        for stream in (out, err):
+            stream.leave()
 
 
-def discard_output() -> None:
-    """What is left goes nowhere: Python's own last flush must not fail of it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def answer() -> IO[bytes]:
+    """Standard output for the bytes of an answer: when nobody reads them any more, making more of them ends."""
+    buffer = sys.stdout.buffer
+    return cast(IO[bytes], _Answer(buffer)) if isinstance(buffer, _Out) else buffer
 
 
-class _Told:
-    """A stream, and its buffer, in all but its errors."""
+def _nowhere() -> IO[str]:
+    """In the place of a stream that the shell has closed (`>&-`): Python has None for it."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
-    def __init__(self, stream: Any) -> None:
+
+class _Out:
+    """A stream, and its buffer, in all but what happens to that which cannot be written."""
+
+    def __init__(self, stream: Any, is_read: list[bool] | None = None) -> None:
         self._stream = stream
+        # One for a stream and its buffer; a list, for both to see it change.
+        self._is_read = [True] if is_read is None else is_read
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     @property
-    def buffer(self) -> _Told:
-        return _Told(self._stream.buffer)
+    def buffer(self) -> _Out:
+        return type(self)(self._stream.buffer, self._is_read)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads it still."""
+        return self._is_read[0]
 
     def write(self, content: Any) -> Any:
-        with _told():
+        try:
             return self._stream.write(content)
+        except OSError as error:
+            self._failed(error)
+            return len(content)
 
     def flush(self) -> None:
-        with _told():
+        try:
             self._stream.flush()
+        except OSError as error:
+            self._failed(error)
 
+    def leave(self) -> None:
+        """Flush, and drop what cannot be written."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._discard()
 
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
+    def _failed(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self._refuse(error)
+        self._discard()
+
+    def _discard(self) -> None:
+        """From now on all of it goes nowhere, also what is buffered and what child processes write."""
+        self._is_read[0] = False
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def _refuse(self, error: OSError) -> None:
         raise Refused(
             f"standard output cannot be written: {error.strerror}", hint="send it where there is room"
         ) from error
+
+
+class _Err(_Out):
+    """Standard error: where it cannot be written, nothing can be said of it."""
+
+    def _refuse(self, error: OSError) -> None:
+        """Nothing."""
+
+
+class _Answer:
+    """The bytes of standard output, as long as somebody reads them."""
+
+    def __init__(self, out: _Out) -> None:
+        self._out = out
+
+    def write(self, content: bytes) -> Any:
+        written = self._out.write(content)
+        self._insist()
+        return written
+
+    def flush(self) -> None:
+        self._out.flush()
+        self._insist()
+
+    def _insist(self) -> None:
+        if not self._out.is_read:
+            raise _Unread

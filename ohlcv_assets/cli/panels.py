@@ -23,7 +23,7 @@ _WHOLE_SENTENCE = 500
 
 def markup() -> Literal["rich"] | None:
     """Frames and colours where somebody looks at a terminal; None, plain text, in a pipe or a file."""
-    return "rich" if sys.stdout.isatty() else None
+    return "rich" if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 class PanelledGroup(TyperGroup):
