@@ -6,6 +6,7 @@ setting is handed to the code that needs it as an argument.
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ohlcv_assets.errors import BadSetting
 
 _PACKAGE = Path(__file__).resolve().parent
+
+#: What begins as an address does: `s3://bucket`, and what was meant so (`s3:/bucket`, `S3:bucket`, `gs://bucket`).
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|s3:", re.IGNORECASE)
+#: The addresses that a lake can have.
+_LAKE_URL = re.compile(r"s3://[^/\s]+(/.*)?|file:///.+")
 
 
 def _checkout() -> Path | None:
@@ -41,8 +47,22 @@ def _absolute(folder: Path) -> Path:
         raise ValueError(str(error)) from error
 
 
-def _place(text: str) -> str:
-    return text if "://" in text else str(_absolute(Path(text)))
+def lake_place(text: str) -> str:
+    """Where a lake is, as it is typed: a folder, made absolute, or s3://bucket/prefix as it is.
+
+    Whatever looks like an address and is none is refused: taken for a folder's name it would be a lake below wherever the process
+    runs, and nobody would miss the bars before they look into the bucket.
+
+    Raises:
+        ValueError: says what to write.
+    """
+    if not text.strip() or text != text.strip():
+        raise ValueError(f"{text!r} is no place: write a folder, or s3://bucket/prefix")
+    if not _ADDRESS.match(text):
+        return str(_absolute(Path(text)))
+    if not _LAKE_URL.fullmatch(text):
+        raise ValueError(f"{text!r} is no lake: write s3://bucket/prefix, with the bucket's name, or a folder")
+    return text
 
 
 def _day(text: str) -> str:
@@ -63,7 +83,7 @@ def _http_url(url: SecretStr) -> SecretStr:
 
 # The daemon, the webserver and the runs have different working directories: a relative folder would be several.
 _Folder = Annotated[Path, AfterValidator(_absolute)]
-_Place = Annotated[str, AfterValidator(_place)]
+_Place = Annotated[str, AfterValidator(lake_place)]
 _Day = Annotated[str, AfterValidator(_day)]
 _PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 _HttpUrl = Annotated[SecretStr, AfterValidator(_http_url)]

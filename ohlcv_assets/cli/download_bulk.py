@@ -10,14 +10,13 @@ import asyncio
 import os
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ohlcv_assets.cli.asked import UniverseOption
 from ohlcv_assets.cli.completion import choices, complete_market
-from ohlcv_assets.settings import Settings, settings
+from ohlcv_assets.settings import Settings, lake_place, settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -175,9 +174,15 @@ def _what(
 
 def _lake_url(configured: Settings, s3_path: str | None) -> str:
     """The lake below that path, read as OHLCV_LAKE is: the region last."""
+    from ohlcv_assets.errors import UsageError
+
     if s3_path is None:
         return configured.lake_url
-    place = s3_path if "://" in s3_path else str(Path(s3_path).expanduser().absolute())
+    try:
+        place = lake_place(s3_path)
+    except ValueError as error:
+        what, _, hint = str(error).partition(": ")
+        raise UsageError(f"--s3_path {what}", hint=hint or "give a folder, or s3://bucket/prefix") from error
     return configured.model_copy(update={"lake": place}).lake_url
 
 

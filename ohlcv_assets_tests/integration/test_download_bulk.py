@@ -225,10 +225,14 @@ def test_the_datasets_path_says_what_was_asked_for(month, home):
         (("--start_timestamp", "2025-06-01T00:00"), "has no time zone"),
         (("--start_timestamp", "2025-08-01", "--end_timestamp", "2025-08-02"), "choose an earlier start"),
         (("--action_tag", "../x"), "cannot be part of a path"),
+        (("--s3_path", ""), "given as nothing"),
+        (("--s3_path", " "), "given as nothing"),
+        *((("--s3_path", place), "write s3://bucket/prefix") for place in ("s3://", "s3:/bucket/x", "gs://bucket/x")),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_what_to_do(month, home, more, said):
-    """One error on stderr with a hint, exit code 2, and nothing is fetched."""
+def test_what_cannot_be_meant_is_refused_with_what_to_do(month, home, tmp_path, monkeypatch, more, said):
+    """One error on stderr with a hint, exit code 2, and nothing is fetched, nor stored in the folder where the command runs."""
+    monkeypatch.chdir(tmp_path)
     asked = len(month.pages())
     run = subprocess.run(
         [sys.executable, "-m", "ohlcv_assets.cli", *arguments(*more)], capture_output=True, text=True, check=False
@@ -237,7 +241,7 @@ def test_what_cannot_be_meant_is_refused_with_what_to_do(month, home, more, said
     assert said in run.stderr
     assert "Traceback" not in run.stderr
     assert len(month.pages()) == asked
-    assert not files_of(home)
+    assert not list(tmp_path.glob("**/bars.parquet"))
 
 
 def test_missing_minutes_are_named_and_the_exit_code_is_1(replay_factory, home, monkeypatch):

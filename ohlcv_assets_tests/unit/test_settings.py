@@ -84,12 +84,17 @@ def test_every_setting_can_be_set(monkeypatch, tmp_path):
         assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value, name
 
 
+_NO_LAKES = (
+    " ", "s3://", "s3:///prefix", "s3:/bucket/x", "s3:bucket", "S3://bucket", "s3:// /x", " s3://bucket", "gs://bucket",
+    "gs:/bucket", "http://host/bucket", "file://", "file://host/lake",
+)  # fmt: skip
 BAD = [
     ("OHLCV_REGION", "oslo"),
     ("OHLCV_REGION", "Tokyo"),
     ("OHLCV_DATABASE_URL", f"mysql://root:{_SECRET}@host/bars"),
     ("OHLCV_DATABASE_URL", f"host=db password={_SECRET}"),
     ("OHLCV_HOME", "~nobody-of-that-name/ohlcv"),
+    *(("OHLCV_LAKE", lake) for lake in _NO_LAKES),
     ("OHLCV_EXCHANGE_URL", "127.0.0.1:8080"),
     ("OHLCV_EXCHANGE_URL", "http://"),
     ("OHLCV_EXCHANGE_URL", "http://host/api/v3"),
