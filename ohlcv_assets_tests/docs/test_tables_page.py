@@ -13,7 +13,7 @@ from ohlcv_assets.quality.ledger import RANGES_SCHEMA, State
 from ohlcv_assets.quality.recent import RecentBars
 from ohlcv_assets.quality.results import partition_folder
 from ohlcv_assets.storage.absent_file import ABSENT_SCHEMA
-from ohlcv_assets.storage.bars_file import ROW_GROUP_ROWS, encode
+from ohlcv_assets.storage.bars_file import GROUP_SYMBOLS, encode
 from ohlcv_assets.storage.signature import Signature
 from ohlcv_assets.timestamps import Interval
 from ohlcv_assets_tests.builders import DOWNLOADED, bars
@@ -110,7 +110,7 @@ def test_the_metadata_of_a_day_are_on_the_page() -> None:
     content = encode(bars().with_columns(knowledge_timestamp=DOWNLOADED), universe_hash="sha256:0")
     written = [name for name in pl.read_parquet_metadata(io.BytesIO(content)) if name.startswith("ohlcv.")]
     assert sorted(row[0] for row in rows(_PAGE, "metadata")) == sorted(written)
-    assert f"row groups of {ROW_GROUP_ROWS:,} rows" in _TEXT
+    assert f"row groups of {GROUP_SYMBOLS} symbols" in _TEXT
 
 
 def test_the_columns_of_the_other_files_are_on_the_page() -> None:

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, SCHEMA, VALUES
+from ohlcv_assets.bars import CAPTURED_SCHEMA, KEY, SCHEMA, VALUES, arrow_schema
 from ohlcv_assets.errors import (
     BadSetting,
     CorruptFile,
@@ -19,7 +19,7 @@ from ohlcv_assets.errors import (
     UsageError,
 )
 from ohlcv_assets.instruments import Market, Universe
-from ohlcv_assets.storage.bars_file import ROW_GROUP_ROWS, content_hash
+from ohlcv_assets.storage.bars_file import GROUP_SYMBOLS, content_hash
 from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.timestamps import MINUTE_MS
 from ohlcv_assets_tests.builders import bars, corrupted, recorded, shuffled, without
@@ -54,7 +54,7 @@ def test_what_is_read_is_what_was_written(lake: Lake) -> None:
 
 
 def test_the_file_is_plain_parquet_with_its_own_proof(lake: Lake) -> None:
-    """Anyone's reader sees zstd Parquet in row groups of 5,760 rows, with hash, schema version and universe noted."""
+    """Anyone's reader sees zstd Parquet in row groups of eight symbols, with hash, schema version and universe noted."""
     frame = bars([f"S{number}/USDT:USDT" for number in range(60)], minutes=1440)
     written = lake.write_day(DAILY, DAY, frame, universe_hash=UNIVERSE.content_hash)
     file = pq.ParquetFile(io.BytesIO(lake.get(written.key)))
@@ -63,9 +63,42 @@ def test_the_file_is_plain_parquet_with_its_own_proof(lake: Lake) -> None:
     assert noted[b"ohlcv.schema_version"] == b"1"
     assert noted[b"ohlcv.universe_hash"].decode() == UNIVERSE.content_hash
     groups = range(file.metadata.num_row_groups)
-    assert [file.metadata.row_group(group).num_rows for group in groups] == [ROW_GROUP_ROWS] * 15
+    rows = [file.metadata.row_group(group).num_rows for group in groups]
+    assert rows == [GROUP_SYMBOLS * 1440] * 7 + [4 * 1440]
     assert file.metadata.row_group(0).column(3).compression == "ZSTD"
-    assert file.schema_arrow.names == list(SCHEMA)
+    assert file.schema_arrow.equals(arrow_schema())
+    assert lake.read_day(DAILY, DAY).equals(pl.DataFrame(file.read()))
+
+
+def test_a_row_group_holds_whole_symbols(lake: Lake) -> None:
+    """Also where symbols lack minutes a row group begins and ends with a symbol, and its statistics name the two."""
+    symbols = [f"S{number:02}/USDT:USDT" for number in range(20)]
+    frame = pl.concat([bars([symbol], minutes=1440 - 7 * at) for at, symbol in enumerate(symbols)])
+    written = lake.write_day(DAILY, DAY, frame)
+    metadata = pq.ParquetFile(io.BytesIO(lake.get(written.key))).metadata
+    held = [metadata.row_group(group).column(1).statistics for group in range(metadata.num_row_groups)]
+    assert [(group.min, group.max) for group in held] == [
+        (symbols[0], symbols[7]),
+        (symbols[8], symbols[15]),
+        (symbols[16], symbols[19]),
+    ]
+    assert lake.read_day(DAILY, DAY).select(list(CAPTURED_SCHEMA)).equals(frame)
+
+
+def test_a_file_of_the_former_layout_reads_the_same(lake: Lake) -> None:
+    """A day that polars wrote, in row groups of 5,760 rows, is read whole and in parts, and the same content leaves it."""
+    frame = bars([f"S{number}/USDT:USDT" for number in range(9)], minutes=1440)
+    written = lake.write_day(DAILY, DAY, frame)
+    file = io.BytesIO(lake.get(written.key))
+    noted = {name: text for name, text in pl.read_parquet_metadata(file).items() if name.startswith("ohlcv.")}
+    former = io.BytesIO()
+    pl.read_parquet(file).write_parquet(former, compression="zstd", row_group_size=5760, metadata=noted)
+    overwrite(lake, written.key, former.getvalue())
+    assert lake.read_day(DAILY, DAY).select(list(CAPTURED_SCHEMA)).equals(frame)
+    one = lake.read_day(DAILY, DAY, symbols=["S5/USDT:USDT"])
+    assert one.select(list(CAPTURED_SCHEMA)).equals(frame.filter(symbol="S5/USDT:USDT"))
+    assert lake.write_day(DAILY, DAY, frame).outcome == "unchanged"
+    assert lake.get(written.key) == former.getvalue()
 
 
 def test_the_same_content_again_leaves_the_object_as_it_is(lake: Lake) -> None:
