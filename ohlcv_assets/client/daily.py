@@ -18,7 +18,7 @@ from ohlcv_assets.errors import DayMissing
 from ohlcv_assets.instruments import Market, Symbol, Universe
 from ohlcv_assets.storage.day_reader import DaySource, Wanted, read_days
 from ohlcv_assets.storage.lake import Lake, Signature
-from ohlcv_assets.timestamps import DAY_MS, Interval, day_start_ms
+from ohlcv_assets.timestamps import DAY_MS, day_start_ms
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DailyBars:
         else:
             frame = self._as_of(wanted, question, names)
         interval = question.interval
-        if all(interval.intersect(Interval.of_day(day)) == Interval.of_day(day) for day in wanted):
+        if interval.start_ms % DAY_MS == 0 and interval.end_ms % DAY_MS == 0:  # whole days are as they were read
             return frame
         return frame.filter(pl.col("timestamp").is_between(interval.start_ms, interval.end_ms, closed="left"))
 

@@ -1,10 +1,11 @@
 """Reading of many days at once: some symbols, some columns, every value proved by its check sum.
 
-Lives here: one scan over the files of the days, in which polars skips the row groups of other symbols and the columns that
-nobody asked for, and the comparison of what came with the sums in the files. Does not: which key a day has (lake.py), or how
-sums are made (symbol_sums.py). The lake hands in locations; the client gets the rows, sorted by symbol and time.
+Lives here: scans over the files of the days, in which polars skips the row groups and pages of other symbols and the columns
+that nobody asked for, and the comparison of what came with the sums in the files. Does not: which key a day has (lake.py), or
+how sums are made (symbol_sums.py). The lake hands in locations; the client gets the rows, sorted by symbol and time.
 
-A file from before there were sums is read whole and compared with its content hash: slower, and as safe.
+The days are read in parts: while polars reads the next ones, the sums of the former ones are compared. A file from before
+there were sums is read whole and compared with its content hash: slower, and as safe.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ohlcv_assets.storage.symbol_sums import SUMMED, SUMS_KEY, Run, damage, pars
 from ohlcv_assets.timestamps import DAY_MS, day_start_ms
 
 _THREADS = 8
+#: Two parts at a time: while one of them is compared, or waits for a file, polars reads the other.
+_AT_A_TIME, _MOST_PARTS, _LEAST_FILES = 2, 4, 8
 _Sums = Mapping[str, Mapping[str, int]]
 
 
@@ -55,6 +58,11 @@ class Wanted:
         """The columns to read and prove, beside the symbol: the timestamp tells rows and days apart."""
         return ["timestamp", *(name for name in self.columns if name in SUMMED and name != "timestamp")]
 
+    @property
+    def read(self) -> list[str]:
+        """The columns of what was read, before those that were asked for are taken from it."""
+        return ["symbol", *self.numbers]
+
 
 def read_days(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
     """The bars of these days, in the columns that are wanted, sorted by (symbol, timestamp).
@@ -78,24 +86,41 @@ def read_days(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str
 
 
 def _read(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
-    sums = _sums_of(sources, wanted, options)
-    proved = [source for source in sources if sums[source.day] is not None]
-    parts = [_proved(proved, {source.number: sums[source.day] or {} for source in proved}, wanted, options)]
-    parts += [_whole(source, wanted) for source in sources if sums[source.day] is None]
-    return parts[0] if len(parts) == 1 else pl.concat(parts).sort("symbol", "timestamp")
+    sums: dict[int, _Sums | None] = {}
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        started = []
+        for part in _parts(sources):
+            found = _sums_of(part, wanted, options)
+            sums |= found
+            if proved := [source for source in part if found.get(source.number) is not None]:
+                started.append(threads.submit(_proved, proved, found, wanted, options))
+        if missing := [source for source in sources if source.number not in sums]:
+            raise missing_days(_locations(missing))
+        read = [part.result() for part in started]
+    old = [_whole(source, wanted) for source in sources if sums[source.number] is None]
+    nothing = pl.DataFrame(schema={name: SCHEMA[name] for name in wanted.read})
+    frame = _by_symbol([nothing, *(frame for frame, _ in read)], [[], *(found for _, found in read)])
+    return pl.concat([frame, *old]).sort("symbol", "timestamp") if old else frame
 
 
-def _sums_of(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> dict[date, _Sums | None]:
-    """The sums of each file; None of a file from before there were any."""
+def _parts(sources: Sequence[DaySource]) -> list[Sequence[DaySource]]:
+    size = max(_LEAST_FILES, -(-len(sources) // _MOST_PARTS))
+    return [sources[first : first + size] for first in range(0, len(sources), size)]
+
+
+def _locations(sources: Sequence[DaySource]) -> list[str]:
+    return [source.location for source in sources]
+
+
+def _sums_of(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> dict[int, _Sums | None]:
+    """By the day's number the sums of each file that is there; None of a file from before there were any."""
     if any("://" in source.location for source in sources):
         with ThreadPoolExecutor(_THREADS) as threads:
             found = list(threads.map(lambda source: _metadata(source.location, options), sources))
     else:  # a tenth of a millisecond each: threads would take three times as long
         found = [_metadata(source.location, options) for source in sources]
-    missing = [source.location for source, noted in zip(sources, found, strict=True) if noted is None]
-    if missing:
-        raise missing_days(missing)
-    return {source.day: _parsed(source, noted or {}, wanted) for source, noted in zip(sources, found, strict=True)}
+    there = ((source, noted) for source, noted in zip(sources, found, strict=True) if noted is not None)
+    return {source.number: _parsed(source, noted, wanted) for source, noted in there}
 
 
 def _metadata(location: str, options: Mapping[str, Any]) -> dict[str, str] | None:
@@ -125,19 +150,18 @@ def _scan(locations: Sequence[str], wanted: Wanted, options: Mapping[str, Any]) 
     )
     if wanted.symbols is not None:
         scan = scan.filter(pl.col("symbol").is_in(sorted(wanted.symbols)))
-    return scan.select("symbol", *wanted.numbers)
+    return scan.select(wanted.read)
 
 
 def _proved(
-    sources: Sequence[DaySource], sums: Mapping[int, _Sums], wanted: Wanted, options: Mapping[str, Any]
-) -> pl.DataFrame:
-    if not sources:
-        return pl.DataFrame(schema={name: SCHEMA[name] for name in ("symbol", *wanted.numbers)})
-    frame = _scanned([source.location for source in sources], wanted, options)
+    sources: Sequence[DaySource], sums: Mapping[int, _Sums | None], wanted: Wanted, options: Mapping[str, Any]
+) -> tuple[pl.DataFrame, list[Run]]:
+    """The rows and their runs, when they are what was written."""
+    frame = _scanned(_locations(sources), wanted, options)
     found = runs(frame)
-    wrong = damage(frame, found, sums)
+    wrong = damage(frame, found, {source.number: sums[source.number] or {} for source in sources})
     if wrong is None:
-        return _by_symbol(frame, found)
+        return frame, found
     location = next(source.location for source in sources if source.number == wrong[0])
     raise corrupt(location, f"{wrong[1]} is not what was written")
 
@@ -176,18 +200,18 @@ def _whole(source: DaySource, wanted: Wanted) -> pl.DataFrame:
     frame = source.whole()
     if wanted.symbols is not None:
         frame = frame.filter(pl.col("symbol").is_in(sorted(wanted.symbols)))
-    return frame.select("symbol", *wanted.numbers)
+    return frame.select(wanted.read)
 
 
-def _by_symbol(frame: pl.DataFrame, found: Sequence[Run]) -> pl.DataFrame:
+def _by_symbol(frames: Sequence[pl.DataFrame], found: Sequence[Sequence[Run]]) -> pl.DataFrame:
     """Days one after the other, each by symbol and time, to symbols one after the other: slices, since a sort takes longer."""
-    pieces: dict[str, list[Run]] = {}
-    for run in found:
-        pieces.setdefault(run.symbol, []).append(run)
-    if len(pieces) < 2 or len({run.day for run in found}) < 2:  # it is in order
-        return frame
-    ordered = [run for symbol in sorted(pieces) for run in pieces[symbol]]
-    return pl.concat([frame.slice(run.first, run.last - run.first) for run in ordered], rechunk=True)
+    pieces: dict[str, list[pl.DataFrame]] = {}
+    for frame, runs_of_frame in zip(frames, found, strict=True):
+        for run in runs_of_frame:
+            pieces.setdefault(run.symbol, []).append(frame.slice(run.first, run.last - run.first))
+    if len(pieces) < 2 or len({run.day for runs_of_frame in found for run in runs_of_frame}) < 2:  # it is in order
+        return pl.concat(frames)
+    return pl.concat([piece for symbol in sorted(pieces) for piece in pieces[symbol]], rechunk=True)
 
 
 def missing_days(locations: Sequence[str]) -> DayMissing:

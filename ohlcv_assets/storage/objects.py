@@ -39,6 +39,10 @@ _LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
 #: A write takes seconds; a temporary file that nobody has touched for an hour has lost its writer.
 _ORPHAN_AGE_S = 3600.0
 
+#: One pattern for all parts: a read of a year asks for 365 keys.
+_PART = r"(?!\.)[^/\\\x00-\x1f\x7f]+"
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+
 
 @dataclass(frozen=True)
 class StoredObject:
@@ -107,7 +111,7 @@ def checked_key(key: str) -> str:
     Raises:
         UsageError: an empty or hidden part, `..`, a backslash or a control character.
     """
-    if not all(re.fullmatch(r"[^\\\x00-\x1f\x7f]+", part) and not part.startswith(".") for part in key.split("/")):
+    if not _KEY.fullmatch(key):
         raise UsageError(f"{key!r} is no key of the lake", hint="use names that do not begin with a dot, joined by /")
     return key
 
@@ -169,7 +173,7 @@ class FolderStore(PatientStore):
 
     def location(self, key: str) -> str:
         """See `ObjectStore`."""
-        return str(self._path(key))
+        return f"{self._root}/{checked_key(key)}"
 
     def scan_options(self) -> dict[str, str | int]:
         """See `ObjectStore`."""

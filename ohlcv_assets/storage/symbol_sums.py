@@ -73,9 +73,9 @@ def runs(frame: pl.DataFrame) -> list[Run]:
     if frame.is_empty():
         return []
     days = frame["timestamp"].to_numpy() // DAY_MS
-    symbol_ids = frame.select(pl.col("symbol").rle_id()).to_series().to_numpy()
-    firsts = np.flatnonzero(np.r_[True, (np.diff(days) != 0) | (np.diff(symbol_ids) != 0)])
-    lasts = np.r_[firsts[1:], frame.height]
+    rows = frame["symbol"].rle().struct.field("len").to_numpy().astype(np.int64)
+    firsts = np.union1d(np.cumsum(rows) - rows, np.flatnonzero(days[1:] != days[:-1]) + 1)
+    lasts = np.append(firsts[1:], frame.height)
     names = frame["symbol"].gather(firsts).to_list()
     return [Run(*row) for row in zip(days[firsts].tolist(), names, firsts.tolist(), lasts.tolist(), strict=True)]
 

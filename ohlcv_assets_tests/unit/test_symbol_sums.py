@@ -114,3 +114,39 @@ def test_every_day_that_is_not_there_is_counted(tmp_path):
     gone = [DaySource(date(2025, 6, day), str(Path(tmp_path, f"gone{day}.parquet")), lambda: None) for day in (2, 3)]
     with pytest.raises(DayMissing, match=r"gone2\.parquet and 1 more"):
         read_days([there, *gone], wanted(None, "close"), {})
+
+
+def twenty_days(folder):
+    """Files of more days than are read at once, and their bars; of each day another symbol lacks."""
+    frames = [stored(day, minutes=9).filter(pl.col("symbol") != SYMBOLS[day % 5]) for day in range(20)]
+    return frames, [
+        source(folder / f"{day:02}.parquet", encode(frame), date(2025, 6, 1 + day))
+        for day, frame in enumerate(frames)
+    ]
+
+
+@pytest.mark.parametrize("symbols", [None, SYMBOLS[3:4], SYMBOLS[1:4]], ids=["all", "one", "some"])
+def test_days_that_are_read_in_parts_are_one_answer(tmp_path, symbols):
+    """Of many days, read part by part, each bar comes once, sorted by symbol and time."""
+    frames, sources = twenty_days(tmp_path)
+    expected = pl.concat(frames).filter(pl.col("symbol").is_in(symbols or SYMBOLS)).sort("symbol", "timestamp")
+    assert read_days(sources, wanted(symbols, "close"), {}).equals(expected.select("symbol", "timestamp", "close"))
+
+
+def test_of_days_that_are_read_in_parts_the_damaged_one_is_named(tmp_path):
+    """Damage in the last part, which is read while others are compared, is an error that names its file."""
+    frames, sources = twenty_days(tmp_path)
+    noted = pl.read_parquet_metadata(sources[-1].location)
+    other = corrupted(frames[-1], 5, "close", 1.25)
+    other.write_parquet(sources[-1].location, metadata={name: noted[name] for name in noted if "ohlcv" in name})
+    with pytest.raises(CorruptFile, match=r"19\.parquet is damaged: the column close"):
+        read_days(sources, wanted(None, "close"), {})
+
+
+def test_days_that_are_not_there_are_counted_over_all_parts(tmp_path):
+    """Of absent days in different parts the first is named, and all are counted."""
+    _, sources = twenty_days(tmp_path)
+    for day in (2, 11, 19):
+        Path(sources[day].location).unlink()
+    with pytest.raises(DayMissing, match=r"02\.parquet and 2 more"):
+        read_days(sources, wanted(SYMBOLS[:1], "close"), {})
