@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from ohlcv_assets.client.question import Question, days_of
@@ -54,6 +55,15 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
+class _Ledger:
+    """What the ledger of a day says (`RANGES`), and the newest knowledge_timestamp that it has compared of either side."""
+
+    ranges: pl.DataFrame
+    streamed_until: datetime | None
+    fetched_until: datetime | None
+
+
+@dataclass(frozen=True)
 class LedgerReader:
     """The ledgers of a market and universe.
 
@@ -77,9 +87,9 @@ class LedgerReader:
             CorruptFile: a ledger in the lake cannot be read.
         """
         if question.as_of is not None:
-            said = pl.concat(self._from_database(question.days, question.as_of))
+            said = _joined(self._from_database(question.days, question.as_of))
         else:
-            said = pl.concat(self._newest(question.days))
+            said = _joined(self._newest(question.days))
         return _clipped(said.filter(pl.col("symbol").is_in(list(question.symbols))), question.interval)
 
     def unverified(self, question: Question, ranges: pl.DataFrame) -> pl.DataFrame:
@@ -88,15 +98,15 @@ class LedgerReader:
         doubtful = ranges.filter(~pl.col("state").is_in([*VERIFIED, NOT_LISTED])).select(list(RANGES))
         return pl.concat([doubtful, silent]).sort("symbol", "start")
 
-    def _newest(self, days: Sequence[date]) -> list[pl.DataFrame]:
+    def _newest(self, days: Sequence[date]) -> list[_Ledger]:
         """By day what the lake says, and of days of which it says nothing what the database says."""
         with ThreadPoolExecutor(_THREADS) as threads:
             parts = list(threads.map(self._of_day, days))
         silent = [day for day, part in zip(days, parts, strict=True) if part is None]
-        said = [pl.DataFrame(schema=SAID), *(part for part in parts if part is not None)]
+        said = [part for part in parts if part is not None]
         return said if self.quality is None or not silent else [*said, *self._from_database(silent, None)]
 
-    def _of_day(self, day: date) -> pl.DataFrame | None:
+    def _of_day(self, day: date) -> _Ledger | None:
         key = ledger_key(self.market, self.universe, day)
         try:
             content = self.lake.get(key)
@@ -104,15 +114,15 @@ class LedgerReader:
             return None
         try:
             noted = pl.read_parquet_metadata(io.BytesIO(content))
-            said = pl.read_parquet(io.BytesIO(content), hive_partitioning=False)
+            ranges = _typed(pl.read_parquet(io.BytesIO(content), hive_partitioning=False))
             streamed = datetime.fromisoformat(noted[STREAMED_UNTIL]) if noted.get(STREAMED_UNTIL) else None
-            ranges = _said(said.select(list(RANGES)), streamed, None)
         except BROKEN_PARQUET as error:
             raise CorruptFile(
                 f"{self.lake.location(key)} is damaged: {str(error).splitlines()[0]}",
                 hint="materialize the ledger of this day again",
             ) from error
-        return ranges if self._is_of_present_content(day, noted.get(SPEAKS_OF)) else ranges.clear()
+        is_present = self._is_of_present_content(day, noted.get(SPEAKS_OF))
+        return _Ledger(ranges if is_present else ranges.clear(), streamed, None)
 
     def _is_of_present_content(self, day: date, spoken_of: str | None) -> bool:
         """Whether the day still is what the ledger speaks of: of a day that was replaced since it says nothing."""
@@ -123,7 +133,7 @@ class LedgerReader:
         except DayMissing:
             return True
 
-    def _from_database(self, days: Sequence[date], as_of: datetime | None) -> list[pl.DataFrame]:
+    def _from_database(self, days: Sequence[date], as_of: datetime | None) -> list[_Ledger]:
         """The same of the database, cut at midnight: it joins what goes on."""
         if self.quality is None:
             raise UsageError(
@@ -138,8 +148,8 @@ class LedgerReader:
             day: known_at for day, universe, known_at in versions.iter_rows() if universe == self.universe.version
         }
         # A version of another universe compared other bars: of these it says nothing.
-        parts = [_said(_clipped(said, Interval.of_day(day)), known[day], known[day]) for day in days if day in known]
-        return [pl.DataFrame(schema=SAID), *parts]
+        told = said.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
+        return [_Ledger(_clipped(told, Interval.of_day(day)), known[day], known[day]) for day in days if day in known]
 
 
 def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = ("state",)) -> pl.DataFrame:
@@ -150,14 +160,33 @@ def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = 
         ranges: `RANGES`.
         said: which columns of the ranges.
     """
-    told = ranges.select("symbol", "start", "end", *said).sort("start")
-    found = (
-        bars.with_row_index("_row")
-        .sort("timestamp")
-        .join_asof(told, left_on="timestamp", right_on="start", by="symbol", check_sortedness=False)
-    )
-    inside = [pl.when(pl.col("timestamp") < pl.col("end")).then(pl.col(name)).alias(name) for name in said]
-    return found.with_columns(inside).sort("_row").select(*bars.columns, *said)
+    told = ranges.select("symbol", "start", "end", *said).sort("symbol", "start")
+    rows = _rows_of(bars, told)
+    return bars.with_columns(told[name].gather(rows).alias(name) for name in said)
+
+
+def _rows_of(bars: pl.DataFrame, told: pl.DataFrame) -> pl.Series:
+    """For each bar the row of the range that it lies in, or null: few ranges are looked through, and no bar is moved."""
+    at, starts, ends = bars["timestamp"].to_numpy(), told["start"].to_numpy(), told["end"].to_numpy()
+    rows, ranges_of = np.full(bars.height, -1), dict(_slices(told["symbol"]))
+    for symbol, own in _slices(bars["symbol"]):
+        if (ranges := ranges_of.get(symbol)) is None:
+            continue
+        last = np.searchsorted(starts[ranges], at[own], side="right") - 1
+        inside = (last >= 0) & (at[own] < ends[ranges][last])
+        rows[own] = np.where(inside, last + ranges.start, -1)
+    found = pl.Series(rows)
+    return found.set(found < 0, None)
+
+
+def _slices(symbols: pl.Series) -> list[tuple[str, slice]]:
+    """Consecutive rows of one symbol each."""
+    runs = symbols.rle().struct.unnest()
+    lasts = runs["len"].cast(pl.Int64).cum_sum()
+    return [
+        (symbol, slice(last - length, last))
+        for symbol, length, last in zip(runs["value"], runs["len"], lasts, strict=True)
+    ]
 
 
 def as_compared(bars: pl.DataFrame) -> pl.DataFrame:
@@ -212,11 +241,20 @@ def _named(row: dict[str, Any]) -> str:
     return f"{row['symbol']} [{iso(row['start'])}, {iso(row['end'])}) {row['state']}{cause}"
 
 
-def _said(ranges: pl.DataFrame, streamed_until: datetime | None, fetched_until: datetime | None) -> pl.DataFrame:
-    """The ranges of a ledger with what it compared: `SAID`."""
-    typed = ranges.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
-    until = zip(UNTIL, (streamed_until, fetched_until), strict=True)
-    return typed.with_columns(pl.lit(moment, SAID[name]).alias(name) for name, moment in until)
+def _typed(ranges: pl.DataFrame) -> pl.DataFrame:
+    """`RANGES`; most are of that form, and 365 casts take longer than the reading."""
+    if ranges.schema == RANGES:
+        return ranges
+    return ranges.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
+
+
+def _joined(ledgers: Sequence[_Ledger]) -> pl.DataFrame:
+    """The ranges of all ledgers, each with what its ledger has compared: `SAID`."""
+    frame = pl.concat([pl.DataFrame(schema=RANGES), *(ledger.ranges for ledger in ledgers)])
+    ledger_of_row = np.repeat(np.arange(len(ledgers)), [ledger.ranges.height for ledger in ledgers])
+    compared = [(ledger.streamed_until, ledger.fetched_until) for ledger in ledgers]
+    until = pl.DataFrame(compared, schema={name: SAID[name] for name in UNTIL}, orient="row")
+    return pl.concat([frame, until[ledger_of_row]], how="horizontal")
 
 
 def _clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:
