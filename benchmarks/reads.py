@@ -14,6 +14,7 @@ Times are medians, after one read that is not counted: the files are in the syst
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ _FIRST_DAY = date(2024, 6, 1)
 #: What the predecessor's files hold of a bar's values.
 _FIVE = ("open", "high", "low", "close", "volume")
 _AIM = 5_000_000
+#: By its name in the table: a question, and the bars that answer it, or how many.
+_Questions = dict[str, tuple[Callable[[], pl.DataFrame], pl.DataFrame | int]]
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,7 @@ class Shelf:
             bars = day_of_bars(self.symbols, seed=number, day=day)
             lake.write_day(Signature.daily(_MARKET, universe), day, bars)
             self.kept.append(bars if number < kept_days else bars.filter(pl.col("symbol") == names[0]))
-            if number < kept_days:
-                _keep_ledger(lake, universe, day, bars)
+            _keep_ledger(lake, universe, day, bars)
             month.append(bars)
             if (day + timedelta(days=1)).month != day.month or number == self.days - 1:
                 write_predecessors(pl.concat(month), self.predecessors, day)
@@ -181,8 +183,9 @@ def run(scale: Scale | None = None) -> Iterator[str]:
         long.fill(scale.month_days)
         wide.fill(1)
         month = Case(f"{scale.symbols} symbols x {scale.month_days} days", long, None, scale.month_days)
+        year = Case(f"one symbol, {scale.days} days", long, ["T0000/USDT:USDT"], scale.days)
         cases = (
-            Case(f"one symbol, {scale.days} days", long, ["T0000/USDT:USDT"], scale.days),
+            year,
             Case(f"one day, {scale.day_symbols} symbols", wide, None, 1),
             month,
         )
@@ -203,9 +206,8 @@ def run(scale: Scale | None = None) -> Iterator[str]:
         yield f"*Client* is nine value columns, each value proved by its check sum; aim {_AIM:,} rows/s. *The five columns* are those"
         yield "that pandas has too; the factor is of these. pandas reads the predecessor's layout and proves nothing."
         yield ""
-        yield from markdown_table(
-            ("more of the client", "bars read", "rows given", "s", "bars read/s"), _more(month, scale.times)
-        )
+        more = itertools.chain(_more(month, scale.times), _long(year, scale.times))
+        yield from markdown_table(("more of the client", "bars read", "rows given", "s", "bars read/s"), more)
 
 
 def beside_pandas(case: Case, times: int) -> tuple[object, ...]:
@@ -243,7 +245,7 @@ def _more(case: Case, times: int) -> Iterator[tuple[object, ...]]:
     busy = pl.col("volume") > 25
     with OhlcvClient(case.shelf.settings) as client:
         scan = client.scan(**case.arguments, columns=["close", "volume"]).filter(busy)
-        questions: dict[str, tuple[Callable[[], pl.DataFrame], pl.DataFrame | int]] = {
+        questions: _Questions = {
             "`read`": (lambda: client.read(**case.arguments), expected),
             '`verified=True`: and every minute by its ledger': (lambda: client.read(**case.arguments, verified=True), expected),
             '`resample="5m"`': (lambda: client.read(**case.arguments, resample="5m"), expected.height // 5),
@@ -251,13 +253,25 @@ def _more(case: Case, times: int) -> Iterator[tuple[object, ...]]:
             '`source="stitched"`, no database': (lambda: client.read(**case.arguments, source="stitched"), expected),
             "`scan` of two columns, one volume in a hundred (nothing is proved)": (scan.collect, expected.filter(busy).height),
         }  # fmt: skip
-        for name, (ask, right) in questions.items():
-            taken_s, bars = median_s(ask, times)
-            require(bars.equals(right) if isinstance(right, pl.DataFrame) else bars.height == right, name)
-            yield (
-                f"{name}, {case.name}",
-                expected.height,
-                bars.height,
-                f"{taken_s:.3f}",
-                f"{expected.height / taken_s:,.0f}",
-            )
+        yield from _asked(case, questions, times)
+
+
+def _long(case: Case, times: int) -> Iterator[tuple[object, ...]]:
+    expected = case.expected()
+    with OhlcvClient(case.shelf.settings) as client:
+        questions: _Questions = {
+            "`verified=True`": (lambda: client.read(**case.arguments, verified=True), expected),
+            "`scan` of all values: polars alone (nothing is proved)": (
+                client.scan(**case.arguments).collect,
+                expected,
+            ),
+        }
+        yield from _asked(case, questions, times)
+
+
+def _asked(case: Case, questions: _Questions, times: int) -> Iterator[tuple[object, ...]]:
+    read = case.expected().height
+    for name, (ask, right) in questions.items():
+        taken_s, bars = median_s(ask, times)
+        require(bars.equals(right) if isinstance(right, pl.DataFrame) else bars.height == right, name)
+        yield f"{name}, {case.name}", read, bars.height, f"{taken_s:.3f}", f"{read / taken_s:,.0f}"
