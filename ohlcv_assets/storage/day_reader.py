@@ -80,8 +80,8 @@ def read_days(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str
     try:
         frame = _read(sources, wanted, options)
     except CorruptFile:
-        # A day that was replaced between the reading of its sums and of its rows looks damaged: once more tells.
-        frame = _read(sources, wanted, options)
+        # A day that was replaced between the reading of its sums and of its rows looks damaged: in one piece, it tells.
+        frame = pl.concat([_whole(source, wanted) for source in sources]).sort("symbol", "timestamp")
     return frame.select(pl.lit(wanted.market).alias(name) if name == "market" else name for name in wanted.columns)
 
 

@@ -2,8 +2,8 @@
 
 Lives here: the rules of writing (the same content again changes nothing, other content is a conflict, what is replaced
 is kept) and of reading, also what was known before. Does not: the parts of a path (signature.py), the inside of a file
-(bars_file.py, absent_file.py), what was replaced and how it is named (lake_versions.py), or folders and buckets
-(objects.py). Bars come from exchange/fetch.py; quality/ and client.py read them.
+(bars_file.py, absent_file.py), what was replaced and how it is named (lake_versions.py), a file that is replaced while polars
+reads it (steady.py), or folders and buckets (objects.py). Bars come from exchange/fetch.py; quality/ and client.py read them.
 
     periodic_daily/dagster/downloaded_1min/parquet/ohlcv/futures/v7_3/ccxt/binance/
         date=2025-06-01/bars.parquet                                       the day
@@ -14,17 +14,15 @@ is kept) and of reading, also what was known before. Does not: the parts of a pa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from ohlcv_assets.bars import SCHEMA
 from ohlcv_assets.errors import (
     CorruptFile,
-    DayMissing,
     LakeConflict,
     LakeUnavailable,
     NoBars,
@@ -34,19 +32,14 @@ from ohlcv_assets.errors import (
 from ohlcv_assets.logs import get_logger
 from ohlcv_assets.storage import absent_file
 from ohlcv_assets.storage.absent_file import ABSENT_FILE, ABSENT_SCHEMA
-from ohlcv_assets.storage.bars_file import (
-    BROKEN_PARQUET,
-    DayFile,
-    corrupt,
-    decode,
-    noted_content_hash,
-)
+from ohlcv_assets.storage.bars_file import DayFile, corrupt, decode, noted_content_hash
 from ohlcv_assets.storage.changes import changes
+from ohlcv_assets.storage.day_reader import missing_days
 from ohlcv_assets.storage.lake_day import Day, Written
 from ohlcv_assets.storage.lake_versions import Version, kept_name, known_since
 from ohlcv_assets.storage.objects import StoredObject, open_store
 from ohlcv_assets.storage.signature import BARS_FILE, Signature
-from ohlcv_assets.storage.store_errors import unavailable
+from ohlcv_assets.storage.steady import Source, queried, scanned, steadily
 from ohlcv_assets.timestamps import Interval, to_ms
 
 __all__ = ["ABSENT_SCHEMA", "Lake", "Signature", "Version", "Written"]
@@ -125,13 +118,9 @@ class Lake:
             CorruptFile: the content is not what was written.
             NaiveTime: `as_of` has no time zone.
         """
-        key = signature.key(day) if as_of is None else self._version_at(signature, day, as_of).key
-        if symbols is not None:
-            return self._read_symbols(key, symbols)
-        stored = self._store.get(key)
-        if stored is None:
-            raise _missing([self._store.location(key)])
-        return decode(stored.content, self._store.location(key)).bars
+        if as_of is not None:
+            return self._read_version(signature, day, symbols, as_of)
+        return self._read_key(signature.key(day), symbols)
 
     def versions(self, signature: Signature, day: date) -> list[Version]:
         """Every version of a day that can be read, oldest first; a damaged file that was replaced is none.
@@ -141,7 +130,7 @@ class Lake:
             CorruptFile: the present version is damaged.
         """
         key = signature.key(day)
-        current = Version(self._known_since(key), self._content_hash(key), key, current=True)
+        current = self._present(key)
         kept = {key: known_since(key) for key in self._store.keys(f"{signature.folder(day)}/replaced")}
         # Who replaces a day keeps it first, and may be killed in between: then it is kept, and still the current one.
         former = [
@@ -213,7 +202,8 @@ class Lake:
     def scan(self, signature: Signature, days: Sequence[date]) -> pl.LazyFrame:
         """The bars of these days (`SCHEMA`), read when collected: filters and columns are pushed down to the files.
 
-        Sorted by (symbol, timestamp) within each day, days in the order given. Nothing is verified.
+        Sorted by (symbol, timestamp) within each day, days in the order given. Each collection reads each day as it is then, all of
+        it of one content. Nothing is verified.
 
         Raises:
             DayMissing: names the days that are not in the lake.
@@ -221,10 +211,10 @@ class Lake:
         there = set(self.days(signature))
         missing = [self._store.location(signature.key(day)) for day in days if day not in there]
         if missing:
-            raise _missing(missing)
+            raise missing_days(missing)
         if not days:
             return pl.LazyFrame(schema=SCHEMA)
-        return self._scan([signature.key(day) for day in days])
+        return scanned(self._store, [signature.key(day) for day in days])
 
     def days(self, signature: Signature) -> list[date]:
         """The UTC days that are in the lake, in order."""
@@ -324,32 +314,38 @@ class Lake:
             replaced_key=replaced_key,
         )
 
-    def _scan(self, keys: Sequence[str]) -> pl.LazyFrame:
-        # Explicit paths: a scanned folder would take in what was replaced, and the debris of killed writers.
-        return pl.scan_parquet(
-            [self._store.location(key) for key in keys],
-            glob=False,
-            hive_partitioning=False,
-            storage_options=self._store.scan_options(),
-            credential_provider=None,  # both readers take the environment's credentials, neither asks boto3
-        )
+    def _read_version(
+        self, signature: Signature, day: date, symbols: Sequence[str] | None, as_of: datetime
+    ) -> pl.DataFrame:
+        bars = self._read_key(self._version_at(signature, day, as_of).key, symbols)
+        if (bars["knowledge_timestamp"] > as_of).any():
+            # The present version was replaced before it was read: by now it is a former one, which nobody replaces.
+            return self._read_key(self._version_at(signature, day, as_of).key, symbols)
+        return bars
 
-    def _read_symbols(self, key: str, symbols: Sequence[str]) -> pl.DataFrame:
-        with _polars_errors(self._store.location(key)):
-            return self._scan([key]).filter(pl.col("symbol").is_in(list(symbols))).collect()
+    def _read_key(self, key: str, symbols: Sequence[str] | None) -> pl.DataFrame:
+        if symbols is None:
+            stored = self._store.get(key)
+            if stored is None:
+                raise missing_days([self._store.location(key)])
+            return decode(stored.content, self._store.location(key)).bars
+        return queried(self._store, key, lambda scan: scan.filter(pl.col("symbol").is_in(list(symbols))))
+
+    def _present(self, key: str) -> Version:
+        """The present version of a day: since when it was known and its hash, both of one and the same content."""
+
+        def read(source: Source, options: dict[str, Any]) -> Version:
+            noted = pl.read_parquet_metadata(source, **options)
+            known = pl.read_parquet(
+                source, columns=["knowledge_timestamp"], n_rows=1, hive_partitioning=False, **options
+            )
+            return Version(known.item(), noted_content_hash(noted, self._store.location(key)), key, current=True)
+
+        return steadily(self._store, key, read)
 
     def _content_hash(self, key: str) -> str:
-        location = self._store.location(key)
-        with _polars_errors(location):
-            noted = pl.read_parquet_metadata(
-                location, storage_options=self._store.scan_options(), credential_provider=None
-            )
-        return noted_content_hash(noted, location)
-
-    def _known_since(self, key: str) -> datetime:
-        with _polars_errors(self._store.location(key)):
-            known: datetime = self._scan([key]).select("knowledge_timestamp").head(1).collect().item()
-        return known
+        noted = steadily(self._store, key, lambda source, options: pl.read_parquet_metadata(source, **options))
+        return noted_content_hash(noted, self._store.location(key))
 
     def _version_at(self, signature: Signature, day: date, as_of: datetime) -> Version:
         to_ms(as_of)  # refuses a naive one
@@ -369,29 +365,9 @@ class Lake:
             return pl.DataFrame(schema=SCHEMA)
 
 
-@contextmanager
-def _polars_errors(location: str) -> Iterator[None]:
-    """What polars raises when it reads a file of the lake by itself becomes ours."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise _missing([location]) from error
-    except OSError as error:
-        raise unavailable(location, error) from error
-    except BROKEN_PARQUET as error:
-        raise corrupt(location, str(error).splitlines()[0]) from error
-
-
 def _conflict(location: str, former: DayFile | None, new: Day) -> LakeConflict:
     there = f"{former.content_hash[:19]} ({former.bars.height} bars)" if former else "a damaged file"
     return LakeConflict(
         f"{location} holds {there}, the new bars are {new.content_hash[:19]} ({new.bars.height} bars)",
         hint="compare the two; write with replace=True to take the new one, the old one is then kept under replaced/",
-    )
-
-
-def _missing(locations: list[str]) -> DayMissing:
-    more = f" and {len(locations) - 1} more" if len(locations) > 1 else ""
-    return DayMissing(
-        f"{locations[0]}{more} not in the lake", hint="materialize daily_bars of that day, or ohlcv download-bulk"
     )
