@@ -19,6 +19,8 @@ from ohlcv_assets.settings import Settings, settings
 if TYPE_CHECKING:
     from datetime import date
 
+    import polars as pl
+
     from ohlcv_assets.instruments import Market, Universe
     from ohlcv_assets.quality.ledger import Ledger
 
@@ -33,11 +35,19 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class _Answer:
-    """A ledger, and where it comes from: the record, or now; what comes from now may be on record since then."""
+    """A ledger, and where it comes from: the record, or now; what comes from now may be on record since then.
+
+    Attributes:
+        ledger: the states.
+        origin: where it comes from, in words.
+        is_recorded: whether it is on record.
+        changed_since: of how many minutes a streamed bar became known after it was recorded: these it no longer verifies.
+    """
 
     ledger: Ledger
     origin: str
     is_recorded: bool
+    changed_since: int = 0
 
 
 def ledger(
@@ -58,8 +68,8 @@ def ledger(
       ohlcv ledger --market spot --day 2025-06-01 --record
       ohlcv ledger --market futures --day 2025-06-01 --json | jq '.counts'
 
-    Exit code: 0 every minute is confirmed or explained; 1 a minute is missing, differs or is on one side only, or the day was
-    never downloaded; 2 the question cannot be meant; 3 database or lake are unavailable.
+    Exit code: 0 every minute is confirmed or explained; 1 a minute is missing, differs or is on one side only, bars changed after
+    what is on record, or the day was never downloaded; 2 the question cannot be meant; 3 database or lake are unavailable.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.cli.asked import day_of
     from ohlcv_assets.errors import UsageError
@@ -75,7 +85,7 @@ def ledger(
         _tell(answer)
     else:
         _show(answer)
-    raise typer.Exit(1 if answer.ledger.unexplained() else 0)
+    raise typer.Exit(1 if answer.ledger.unexplained() or answer.changed_since else 0)
 
 
 def _recorded(configured: Settings, market: Market, day: date, universe: Universe) -> _Answer | None:
@@ -88,14 +98,27 @@ def _recorded(configured: Settings, market: Market, day: date, universe: Univers
 
     interval = Interval.of_day(day)
     with open_client(configured.model_copy(update={"universe": universe.version})) as client:
-        told = client.ledger(market, iso(interval.start_ms), iso(interval.end_ms))
+        asked = (market, iso(interval.start_ms), iso(interval.end_ms))
+        told = client.ledger(*asked)
+        doubtful = client.unverified(*asked, source="streamed") if client.has_database else told.clear()
     ranges = told.with_columns(pl.col("start", "end").dt.epoch("ms"))
     symbols = tuple(ranges["symbol"].unique().sort())
     if ranges.is_empty() or (ranges["end"] - ranges["start"]).sum() < len(symbols) * DAY_MS:
         return None
     # What is on record are ranges: trades outside of a listing were told when they were found.
     untold = pl.DataFrame(schema={"symbol": pl.String, "timestamp": pl.Int64})
-    return _Answer(Ledger(market, interval, symbols, ranges, untold), "as recorded last", is_recorded=True)
+    found = Ledger(market, interval, symbols, ranges, untold)
+    return _Answer(found, "as recorded last", is_recorded=True, changed_since=_changed(doubtful))
+
+
+def _changed(doubtful: pl.DataFrame) -> int:
+    """How many minutes changed since the ledger, of what `unverified()` gave."""
+    import polars as pl
+
+    from ohlcv_assets.client.verified import CHANGED
+
+    later = doubtful.filter(pl.col("state") == CHANGED)
+    return sum(int((end - start).total_seconds()) // 60 for start, end in later.select("start", "end").iter_rows())
 
 
 def _worked_out(configured: Settings, market: Market, day: date, universe: Universe, *, record: bool) -> _Answer:
@@ -127,6 +150,7 @@ def _tell(answer: _Answer) -> None:
             "symbols": len(found.symbols),
             "bars_expected": found.expected,
             "bars_unexplained": found.unexplained(),
+            "bars_changed_since": answer.changed_since,
             "counts": {state.value: bars for state, bars in found.counts().items()},
             "ranges": [_range(row) for row in found.gaps().iter_rows(named=True)],
         }
@@ -163,8 +187,12 @@ def _show(answer: _Answer) -> None:
         show_table(tuple(rows[0])[:-1], [[str(v or "") for v in list(row.values())[:-1]] for row in rows])
     if gaps.height > _SHOWN:
         print(f"and {gaps.height - _SHOWN:,} more ranges: --json has them all, each with its proof")
+    day = f"--market {found.market} --day {str(found.interval)[1:11]}"
+    if answer.changed_since:
+        print(f"{answer.changed_since:,} streamed bars changed since: what is shown above no longer verifies them")
+        print(f"try: ohlcv ledger {day} --record")
     if found.unexplained():
-        print(f"try: ohlcv repair --market {found.market} --day {str(found.interval)[1:11]}")
+        print(f"try: ohlcv repair {day}")
 
 
 def _share(bars: int, expected: int) -> str:

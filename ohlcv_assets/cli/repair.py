@@ -127,6 +127,9 @@ def _show(report: RepairReport, *, dry_run: bool, as_json: bool) -> None:
         print(rows[0]["reason"])
         return
     _print_lines(report.decisions)
+    if report.repaired and not dry_run and len(report.partition) == len("2025-06-01"):
+        # What was repaired is not what the ledger has compared: until it is made anew verified reads refuse it.
+        print(f"try: ohlcv ledger --market {report.market} --day {report.partition} --record")
 
 
 def _show_trail(configured: Settings, market: Market, interval: Interval, *, as_json: bool) -> None:

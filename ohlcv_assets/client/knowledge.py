@@ -58,23 +58,6 @@ class Knowledge(Stores):
         question = self._question(symbols, start, end, market, as_of)
         return of_ranges(self._ledgers(question.market).ranges(question), ["state", "cause", "proof"])
 
-    def unverified(
-        self,
-        market: Market | str,
-        start: date | datetime | str,
-        end: date | datetime | str,
-        symbols: str | Sequence[str] | None = None,
-    ) -> pl.DataFrame:
-        """The expected minutes that `read(..., verified=True)` refuses, with the state of each and its cause.
-
-        Returns:
-            `symbol`, `start`, `end` (`Datetime("ms", "UTC")`, half-open), `state` (`no_ledger` where none speaks), `cause`, `proof`.
-        """
-        question = self._question(symbols, start, end, market)
-        ledgers = self._ledgers(question.market)
-        found = ledgers.unverified(question, ledgers.ranges(question))
-        return of_ranges(found, ["state", "cause", "proof"])
-
     def versions(self, market: Market | str, day: date | str) -> pl.DataFrame:
         """Every content that a day of the lake had, oldest first.
 

@@ -1,7 +1,7 @@
 """`OhlcvClient`: the bars.
 
-Lives here: the methods that people call for bars, and the order in which their parts do the work. Does not: the parts (their
-modules), or what is known about the bars (knowledge.py).
+Lives here: the methods that people call for bars, what is missing of them and what verified reads refuse, and the order in which their
+parts do the work. Does not: the parts (their modules), or what else is known about the bars (knowledge.py).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from ohlcv_assets.instruments import Market, Symbol
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, to_ms
 
 _STORES = ("daily", "streamed")
+_UNTIL_OF = {"daily": UNTIL[1:], "streamed": UNTIL[:1], "stitched": UNTIL}
 
 
 class OhlcvClient(Knowledge):
@@ -279,6 +280,45 @@ class OhlcvClient(Knowledge):
         ranges = self._ledgers(question.market).ranges(question)
         return of_ranges(counting.missing_ranges(expected, there, ranges), ["minutes", "state", "cause"])
 
+    def unverified(
+        self,
+        market: Market | str,
+        start: date | datetime | str,
+        end: date | datetime | str,
+        symbols: str | Sequence[str] | None = None,
+        *,
+        source: Source = "daily",
+    ) -> pl.DataFrame:
+        """The expected minutes that `read(..., verified=True)` of this source refuses, with the state of each and its cause.
+
+        Args:
+            market: `spot` or `futures`.
+            start: the first moment; `end` is the one after the last.
+            end: see `start`.
+            symbols: as in `read`; None for all.
+            source: `daily`, `streamed` or `stitched`: a bar can change after the ledger in the one store and not in the other.
+
+        Returns:
+            `symbol`, `start`, `end` (`Datetime("ms", "UTC")`, half-open), `state` (`no_ledger` where none speaks, `changed_since`
+            where the bar became known after the ledger's comparison), `cause`, `proof`.
+        """
+        question = self._question(symbols, start, end, market)
+        one_of("source", source, Source)
+        ledgers = self._ledgers(question.market)
+        ranges = ledgers.ranges(question)
+        doubtful = ledgers.unverified(question, ranges)
+        later = [doubtful]
+        if ranges.select(pl.col(UNTIL).is_not_null().any()).row(0) != (
+            False,
+            False,
+        ):  # else the content hash has said it
+            for days in spans.days_at_once(question.days, len(question.symbols)):
+                part = self._within(question, days)
+                bars = self._bars(part, source, ["knowledge_timestamp"], "skip")
+                told = as_compared(with_states(bars, ranges, ("state", *UNTIL)))
+                later.append(changed(told, doubtful))
+        return of_ranges(pl.concat(later).sort("symbol", "start"), ["state", "cause", "proof"])
+
     def _bars(self, question: Question, source: str, columns: list[str], on_missing: str) -> pl.DataFrame:
         """`symbol`, `timestamp`, the columns and `source`, sorted by symbol and time."""
         skip = one_of("on_missing", on_missing, OnMissing) == "skip"
@@ -305,7 +345,8 @@ class OhlcvClient(Knowledge):
         ranges = ledgers.ranges(question)
         told = as_compared(with_states(bars, ranges, ("state", *UNTIL)))
         if verified and on_unverified == "raise":
-            refuse_unverified(question, pl.concat([ledgers.unverified(question, ranges), changed(told)]))
+            doubtful = ledgers.unverified(question, ranges)
+            refuse_unverified(question, pl.concat([doubtful, changed(told, doubtful)]), self._universe)
         return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
 
     def _runs(self, question: Question, source: str) -> pl.DataFrame | None:
@@ -318,11 +359,15 @@ class OhlcvClient(Knowledge):
 
     def _keys(self, question: Question, source: str, days: Sequence[date]) -> pl.DataFrame:
         """`symbol`, `timestamp` of a source's bars of days in order, the interval's; a day that is not there has none."""
-        whole = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS)
-        part = replace(question, interval=whole.intersect(question.interval) or whole)
+        part = self._within(question, days)
         if source == "streamed":
             return self._database.keys(part.market, part.interval, symbols=part.symbols)
         return self._bars(part, source, [], "skip").select("symbol", "timestamp")
+
+    def _within(self, question: Question, days: Sequence[date]) -> Question:
+        """The same question of some of its days, in order and on end, as far as they are part of it."""
+        whole = Interval(day_start_ms(days[0]), day_start_ms(days[-1]) + DAY_MS)
+        return replace(question, interval=whole.intersect(question.interval) or whole)
 
 
 def _needed(wanted: Sequence[str], fill: str | None) -> list[str]:

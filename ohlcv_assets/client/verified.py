@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ohlcv_assets.client.question import Question, days_of
+from ohlcv_assets.client import minutes
+from ohlcv_assets.client.question import Question
 from ohlcv_assets.errors import CorruptFile, DayMissing, NotVerified, ObjectMissing, UsageError
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET
 from ohlcv_assets.storage.lake import Lake
 from ohlcv_assets.storage.signature import SPEAKS_OF, STREAMED_UNTIL, Signature, ledger_key
-from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, iso
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, from_ms, iso
 
 if TYPE_CHECKING:
     from ohlcv_assets.storage.quality_store import QualityStore
@@ -205,35 +206,44 @@ def as_compared(bars: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def changed(bars: pl.DataFrame) -> pl.DataFrame:
-    """The bars that became known after the comparison, as `RANGES` of a minute each."""
+def changed(bars: pl.DataFrame, doubtful: pl.DataFrame) -> pl.DataFrame:
+    """The bars that became known after the comparison, as `RANGES`; those that are in doubt anyway are not named again.
+
+    Args:
+        bars: what `as_compared` gave, sorted by symbol and time.
+        doubtful: the minutes that are not verified by what the ledger says (`RANGES`).
+    """
+    later = bars.filter(pl.col("state") == CHANGED).select("symbol", "timestamp")
+    named = with_states(later, doubtful).filter(pl.col("state").is_null()).select("symbol", "timestamp")
     nothing = [pl.lit(None, pl.String).alias(name) for name in ("cause", "proof")]
-    later = bars.filter(pl.col("state") == CHANGED)
-    return later.select(
-        "symbol",
-        pl.col("timestamp").alias("start"),
-        (pl.col("timestamp") + MINUTE_MS).alias("end"),
-        "state",
-        *nothing,
-    )
+    return minutes.runs(named).select("symbol", "start", "end", pl.lit(CHANGED).alias("state"), *nothing)
 
 
-def refuse_unverified(question: Question, unverified: pl.DataFrame) -> None:
+def refuse_unverified(question: Question, unverified: pl.DataFrame, universe: Universe) -> None:
     """Raise when there is something that is not verified, naming the minutes.
 
     Raises:
-        NotVerified: with the first ranges, and how many minutes in all.
+        NotVerified: with the first ranges, how many minutes in all, and of how many that were listed.
     """
     if unverified.is_empty():
         return
-    minutes = int((unverified["end"] - unverified["start"]).sum()) // MINUTE_MS
-    expected = len(question.symbols) * len(question.interval.minutes)
+    listed = minutes.expected_runs(question, universe, question.interval.end_ms)
+    count, expected = (int((of["end"] - of["start"]).sum()) // MINUTE_MS for of in (unverified, listed))
     named = "; ".join(_named(row) for row in unverified.head(_NAMED).iter_rows(named=True))
     more = f"; and {unverified.height - _NAMED} more ranges" if unverified.height > _NAMED else ""
     raise NotVerified(
-        f"{minutes} of {expected} minutes of {question} are not verified: {named}{more}",
-        hint='see unverified() for all of them; on_unverified="drop" reads the rest',
+        f"{count} of {expected} minutes of {question} are not verified: {named}{more}",
+        hint=_what_to_do(question, unverified),
     )
+
+
+def _what_to_do(question: Question, unverified: pl.DataFrame) -> str:
+    rest = 'see unverified() for all of them; on_unverified="drop" (--on-unverified drop) reads the rest'
+    unheard = unverified.filter(pl.col("state").is_in([CHANGED, NO_LEDGER]))
+    if unheard.is_empty():
+        return rest
+    day = from_ms(unheard["start"].min()).date()  # type: ignore[arg-type]  # a column of whole numbers
+    return f"make the day's ledger: ohlcv ledger --market {question.market} --day {day} --record; {rest}"
 
 
 def _named(row: dict[str, Any]) -> str:
@@ -259,29 +269,22 @@ def _joined(ledgers: Sequence[_Ledger]) -> pl.DataFrame:
 
 def _clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:
     """The ranges that touch the interval, in whole minutes of it, sorted."""
-    minutes = interval.minutes
-    touching = ranges.filter((pl.col("start") < interval.end_ms) & (pl.col("end") > minutes.start))
-    last_ms = minutes.start + len(minutes) * MINUTE_MS
+    whole = interval.minutes
+    touching = ranges.filter((pl.col("start") < interval.end_ms) & (pl.col("end") > whole.start))
+    last_ms = whole.start + len(whole) * MINUTE_MS
     return touching.with_columns(
-        pl.col("start").clip(lower_bound=minutes.start), pl.col("end").clip(upper_bound=last_ms)
+        pl.col("start").clip(lower_bound=whole.start), pl.col("end").clip(upper_bound=last_ms)
     ).sort("symbol", "start")
 
 
 def _silent(question: Question, ranges: pl.DataFrame, universe: Universe) -> pl.DataFrame:
     """The minutes of listed symbols of which no ledger speaks, in ranges of at most a day."""
-    asked = set(question.symbols)
-    expected = [
-        (str(symbol), part.start_ms, part.end_ms)
-        for part in _parts(question.interval)
-        for symbol in universe.listed_in(question.market, part)
-        if symbol in asked
-    ]
-    days = pl.DataFrame(expected, schema={name: RANGES[name] for name in ("symbol", "start", "end")}, orient="row")
+    days = minutes.by_day(minutes.expected_runs(question, universe, question.interval.end_ms))
     day = (pl.col("start") // DAY_MS).alias("day")
     said = (
         ranges.with_columns(day).group_by("symbol", "day").agg((pl.col("end") - pl.col("start")).sum().alias("said"))
     )
-    short = days.with_columns(day).join(said, on=["symbol", "day"], how="left")
+    short = days.join(said, on=["symbol", "day"], how="left")
     short = short.filter(pl.col("said").fill_null(0) < pl.col("end") - pl.col("start"))
     gaps = [
         (symbol, start, end, NO_LEDGER, None, None)
@@ -300,13 +303,3 @@ def _gaps(of_symbol: pl.DataFrame, at: int, end: int) -> Iterator[tuple[int, int
         at = last
     if at < end:
         yield at, end
-
-
-def _parts(interval: Interval) -> list[Interval]:
-    """The interval's whole minutes, cut at midnight."""
-    minutes = interval.minutes
-    if not len(minutes):
-        return []
-    whole = Interval(minutes.start, minutes.start + len(minutes) * MINUTE_MS)
-    parts = [whole.intersect(Interval.of_day(day)) for day in days_of(whole)]
-    return [part for part in parts if part is not None]

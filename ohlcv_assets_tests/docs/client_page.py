@@ -118,7 +118,12 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "missing_ranges": [*_RANGE, ("minutes", "Int64", "how many"), *_STATE],
     "ledger": [*_RANGE, *_STATE, _PROOF],
-    "unverified": [*_RANGE, ("state", "String", "as in [the ledger](ledger.md), or `no_ledger`"), _STATE[1], _PROOF],
+    "unverified": [
+        *_RANGE,
+        ("state", "String", "as in [the ledger](ledger.md), `no_ledger` or `changed_since`"),
+        _STATE[1],
+        _PROOF,
+    ],
     "versions": [
         ("day", "Date", "UTC day"),
         ("known_at", _US, "from then on reads by `as_of` see this content"),

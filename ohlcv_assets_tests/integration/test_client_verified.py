@@ -13,7 +13,8 @@ from ohlcv_assets.client import verified
 from ohlcv_assets.client.verified import RANGES
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import CorruptFile, LakeConflict, NotVerified, UsageError
-from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
+from ohlcv_assets.instruments import Market, Symbol, Universe, load_universe, release_universe
+from ohlcv_assets.listing_times import ListingTimes, Span
 from ohlcv_assets.quality.ledger import UNEXPLAINED, VERIFIED, State
 from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
 from ohlcv_assets.settings import Settings
@@ -219,6 +220,58 @@ def test_a_revision_after_the_ledger_is_not_verified(compared):
             == ["changed_since"] * 3 + ["confirmed"] * 717
         )
         assert opened.read(BTC, **HALF_A_DAY, verified=True).height == 720
+
+
+@pytest.mark.parametrize("source", ["daily", "streamed", "stitched"])
+def test_what_a_verified_read_refuses_is_listed(compared, source):
+    """unverified() of a source names the minutes that its read refuses, each once, and dropping them leaves what is not named."""
+    later = compared.bars.filter(pl.col("symbol") == BTC).head(3).with_columns(pl.col("high") + 1)
+    compared.database.record(later, channel=Channel.REST, run_id="b", reason="backfill")
+    with OhlcvClient(compared.settings) as opened:
+        listed = opened.unverified("futures", "2025-06-01", "2025-06-01T12:00Z", BTC, source=source)
+        read = opened.read(BTC, **HALF_A_DAY, source=source, verified=True, on_unverified="drop")
+        if source != "streamed":
+            assert listed.is_empty()
+            assert read.height == 720
+            return
+        assert listed.rows() == [(BTC, from_ms(at(0)), from_ms(at(3)), "changed_since", None, None)]
+        assert read.height == 717
+        with pytest.raises(NotVerified) as refused:
+            opened.read(BTC, **HALF_A_DAY, source=source, verified=True)
+        assert "ohlcv ledger --market futures --day 2025-06-01 --record" in (refused.value.hint or "")
+        universe = load_universe("v1.0", compared.settings.universes)
+        anew = ledger_of_day(compared.database, compared.lake, universe, Market.FUTURES, DAYS[0])
+        keep_ledger(compared.database, compared.lake, universe, anew, run_id="r")
+        states = set(opened.unverified("futures", "2025-06-01", "2025-06-01T12:00Z", BTC, source=source)["state"])
+        assert states == {"differing"}
+
+
+def test_a_minute_in_doubt_that_changed_since_is_named_once(compared):
+    """What differed when it was compared, and has changed since, is one minute that is not verified."""
+    universe = load_universe("v1.0", compared.settings.universes)
+    two = compared.bars.filter(pl.col("symbol") == BTC).head(2)
+    for high in (1, 2):
+        compared.database.record(two.with_columns(pl.col("high") + high), channel=Channel.REST, run_id="b")
+        if high == 1:
+            found = ledger_of_day(compared.database, compared.lake, universe, Market.FUTURES, DAYS[0])
+            keep_ledger(compared.database, compared.lake, universe, found, run_id="r")
+    with OhlcvClient(compared.settings) as opened:
+        with pytest.raises(NotVerified, match="2 of 720 minutes"):
+            opened.read(BTC, **HALF_A_DAY, verified=True, source="streamed")
+        listed = opened.unverified("futures", "2025-06-01", "2025-06-01T12:00Z", BTC, source="streamed")
+    assert listed.select("end", "state").rows() == [(from_ms(at(2)), "differing")]
+
+
+def test_a_minute_without_a_listing_is_not_counted(place, tmp_path):
+    """A symbol that was listed at noon has half a day of minutes that could be verified, and no more are named."""
+    noon = START_MS + 720 * MINUTE_MS
+    listed = {Symbol(BTC): ListingTimes("BTCUSDT", (Span(noon, None, "told"),))}
+    release_universe(Universe.of("v1.0", {Market.FUTURES: [BTC, ETH]}, listings=listed), tmp_path)
+    with OhlcvClient(place.model_copy(update={"universes": tmp_path})) as opened:
+        with pytest.raises(NotVerified, match="720 of 720 minutes"):
+            opened.read(BTC, **ONE_DAY, verified=True)
+        named = opened.unverified("futures", "2025-06-01", "2025-06-02", BTC)
+    assert named.select("start", "end").rows() == [(from_ms(noon), from_ms(DAY_END_MS))]
 
 
 def test_the_ledger_of_another_universe_verifies_nothing(compared):

@@ -192,6 +192,22 @@ def test_a_recorded_ledger_is_shown_as_it_was_recorded(stores, database_url: str
     assert State.FETCHED_ONLY.value not in anew.out
 
 
+def test_a_recorded_ledger_says_what_changed_since(stores, database_url: str, whole) -> None:
+    """Bars that were revised after the ledger are told, with what to do, and are exit code 1; the ledger made anew says the rest."""
+    program = stores(whole, whole)
+    assert program.run(*LEDGER, "--record").code == 0
+    with Database(database_url) as database:
+        database.record(
+            whole.head(2).with_columns(pl.col("high") + 1), channel=Channel.REST, run_id="b", reason="repair"
+        )
+    ended = program.run(*LEDGER)
+    assert ended.code == 1
+    assert "2 streamed bars changed since" in ended.out
+    assert "try: ohlcv ledger --market futures --day 2025-06-01 --record" in ended.out
+    assert json.loads(program.run(*LEDGER, "--json").out)["bars_changed_since"] == 2
+    assert "changed since" not in program.run(*LEDGER, "--record").out
+
+
 def test_a_ledger_can_be_recorded_by_hand(stores, whole) -> None:
     """--record keeps it in both stores: from then on it is shown, and verified bars are read; --now beside it is refused."""
     program = stores(whole, whole)
