@@ -28,12 +28,13 @@ from ohlcv_assets.exchange.fetch import (
     MINUTES_SCHEMA,
     Fetched,
     fetch_bars,
+    first_listed_minute,
     in_parallel,
     pages_to_ask,
 )
-from ohlcv_assets.instruments import Market, Symbol
+from ohlcv_assets.instruments import FIRST_DAY, Market, Symbol
 from ohlcv_assets.logs import get_logger
-from ohlcv_assets.timestamps import DAY_MS, Interval, floor_to, from_ms, iso, runs_of_minutes
+from ohlcv_assets.timestamps import DAY_MS, Interval, day_start_ms, floor_to, from_ms, iso, runs_of_minutes
 
 if TYPE_CHECKING:
     from ohlcv_assets.exchange.binance import Exchange
@@ -63,6 +64,7 @@ class Plan:
         weight: their request weight.
         weight_a_minute: what bulk work of this host may spend in a minute.
         cut_at_ms: where the exchange's clock cut off what was asked for; None where it did not.
+        listed_from_ms: where the first listing of a symbol cut off the beginning of what was asked for; None where it did not.
     """
 
     interval: Interval
@@ -74,6 +76,7 @@ class Plan:
     weight: int
     weight_a_minute: int
     cut_at_ms: int | None = None
+    listed_from_ms: int | None = None
 
     @property
     def minutes(self) -> int:
@@ -92,6 +95,7 @@ class Plan:
             "weight": self.weight,
             "minutes": self.minutes,
             "cut_at": None if self.cut_at_ms is None else iso(self.cut_at_ms),
+            "listed_from": None if self.listed_from_ms is None else iso(self.listed_from_ms),
         }
 
 
@@ -153,15 +157,17 @@ def plan_days(
     A day is there when its file is: files are written whole or not at all.
 
     Raises:
-        UsageError: no day of the interval is over on the exchange.
+        UsageError: no day of the interval is over on the exchange, or nothing was listed before its end.
     """
-    days = finished_days(exchange, interval)
+    listed = _since_listed(exchange, symbols, interval)
+    days = finished_days(exchange, listed)
     there = set(lake.days(signature))
     wanted = [day for day in days if day not in there]
     whole = Interval(Interval.of_day(days[0]).start_ms, Interval.of_day(days[-1]).end_ms)
     pieces = tuple(Piece(tuple(symbols), _whole(span)) for span in _spans(wanted, SPAN_DAYS[exchange.market]))
     cut_at_ms = whole.end_ms if interval.end_ms > whole.end_ms else None
-    return _priced(exchange, whole, pieces, days=len(wanted), there=len(days) - len(wanted), cut_at_ms=cut_at_ms)
+    plan = _priced(exchange, whole, pieces, days=len(wanted), there=len(days) - len(wanted), cut_at_ms=cut_at_ms)
+    return _beginning(plan, interval, listed)
 
 
 def plan_bars(
@@ -175,15 +181,16 @@ def plan_bars(
     """The finished bars of the interval that the database does not have; or all of them, to compare them with what it has.
 
     Raises:
-        UsageError: no minute of the interval is over on the exchange.
+        UsageError: no minute of the interval is over on the exchange, or nothing was listed before its end.
     """
+    listed = _since_listed(exchange, symbols, interval)
     until_ms = min(interval.end_ms, exchange.finished_until_ms())
-    if interval.start_ms >= until_ms:
+    if listed.start_ms >= until_ms:
         raise UsageError(
             f"no minute of {interval} is over: the exchange's clock says {iso(exchange.clock.now_ms())}",
             hint="choose an earlier time",
         )
-    asked = Interval(interval.start_ms, until_ms)
+    asked = Interval(listed.start_ms, until_ms)
     pieces: list[Piece] = []
     there = 0
     for day in by_days(asked):
@@ -193,7 +200,8 @@ def plan_bars(
         pieces += lacking
     days = {floor_to(piece.interval.start_ms, DAY_MS) for piece in pieces}
     cut_at_ms = until_ms if until_ms < interval.end_ms else None
-    return _priced(exchange, asked, tuple(pieces), days=len(days), there=there, cut_at_ms=cut_at_ms)
+    plan = _priced(exchange, asked, tuple(pieces), days=len(days), there=there, cut_at_ms=cut_at_ms)
+    return _beginning(plan, interval, listed)
 
 
 async def download_days(
@@ -331,6 +339,23 @@ def _of_interval(fetched: Fetched, interval: Interval) -> Fetched:
         not_listed=fetched.not_listed.filter(inside),
         until_ms=min(fetched.until_ms, interval.end_ms),
     )
+
+
+def _since_listed(exchange: Exchange, symbols: Sequence[Symbol], interval: Interval) -> Interval:
+    """The interval without what is before the first listing of any symbol: nothing can be there, and nothing is asked for."""
+    market_ms = day_start_ms(FIRST_DAY[exchange.market])
+    first_ms = max(market_ms, min((first_listed_minute(exchange, symbol) for symbol in symbols), default=0))
+    if interval.end_ms <= first_ms:
+        raise UsageError(
+            f"nothing was listed on {exchange.market} in {interval}: the first of these symbols came at {iso(first_ms)}",
+            hint="choose a later end",
+        )
+    return Interval(max(interval.start_ms, first_ms), interval.end_ms)
+
+
+def _beginning(plan: Plan, asked: Interval, listed: Interval) -> Plan:
+    """The plan, saying where the first listing cut off what was asked for."""
+    return plan if asked.start_ms == listed.start_ms else replace(plan, listed_from_ms=listed.start_ms)
 
 
 def _priced(

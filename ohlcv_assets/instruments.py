@@ -49,6 +49,9 @@ class Market(StrEnum):
         return cls(text)
 
 
+#: The first UTC day of each market on Binance: nothing was listed before it, and nothing can be asked for.
+FIRST_DAY: dict[Market, date] = {Market.SPOT: date(2017, 8, 17), Market.FUTURES: date(2019, 9, 8)}
+
 _VERSION = re.compile(r"v([0-9]+)(?:\.([0-9]+))?")
 
 # Real listings hold letters of every script (a Chinese base asset is tradable), so letters are not limited to

@@ -1,4 +1,4 @@
-"""What people type, made into what the package means: markets, days, hours; and what they get back as JSON.
+"""What people type, made into what the package means: universes, markets, days, hours; and what they get back as JSON.
 
 Lives here: the meaning of options that several commands have, so that each is refused by one and the same error. Does not:
 times with a zone (timestamps.py) or symbols (instruments.py, client).
@@ -16,6 +16,8 @@ import typer
 from ohlcv_assets.cli.completion import complete_market, complete_universe
 
 if TYPE_CHECKING:
+    from ohlcv_assets.instruments import Market, Universe
+    from ohlcv_assets.settings import Settings
     from ohlcv_assets.timestamps import Interval
 
 #: The same option in every command that has it.
@@ -33,6 +35,23 @@ UniverseOption = Annotated[
 
 #: How an hour is named: 2025-06-01T05, or as Dagster names its partition, 2025-06-01-05:00.
 _HOUR = re.compile(r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[T-](?P<hour>[0-9]{2})(?::00)?")
+
+
+def universe_of(configured: Settings, version: str | None, market: Market) -> Universe:
+    """The universe that is meant, which has symbols of the market.
+
+    Raises:
+        UsageError: it has none of them: of nothing, everything would be as it must be.
+    """
+    from ohlcv_assets.errors import UsageError
+    from ohlcv_assets.instruments import load_universe
+
+    universe = load_universe(version or configured.universe, configured.universes)
+    if not universe.symbols[market]:
+        raise UsageError(
+            f"{universe.version} has no {market} symbols", hint="choose another market, or another universe"
+        )
+    return universe
 
 
 def day_of(text: str) -> date:

@@ -42,14 +42,15 @@ def backfill_db(
     0 every bar is there, 1 bars are missing (they are named), 2 the question cannot be meant, 3 exchange or database are
     unavailable.
     """  # noqa: D301  \b keeps the example's line
+    from ohlcv_assets.cli.asked import universe_of
     from ohlcv_assets.cli.bulk_display import open_display
     from ohlcv_assets.cli.download_bulk import finished
-    from ohlcv_assets.instruments import Market, load_universe
+    from ohlcv_assets.instruments import Market
     from ohlcv_assets.timestamps import Interval
 
     configured = settings()
     chosen, interval = Market.parse(market), Interval.parse(start, end)
-    released = load_universe(universe or configured.universe, configured.universes)
+    released = universe_of(configured, universe, chosen)
     with open_display(as_json=as_json) as display:
         result: Backfilled = finished(
             _backfill(configured, chosen, released, interval, display, only_missing=only_missing)

@@ -140,6 +140,8 @@ def _planned(plan: Plan) -> Iterator[str]:
     cut = (
         f" (cut off at {iso(plan.cut_at_ms)}: what comes after is not finished)" if plan.cut_at_ms is not None else ""
     )
+    if plan.listed_from_ms is not None:
+        yield f"nothing was listed before {iso(plan.listed_from_ms)}: what comes before it is left out"
     yield f"{plan.interval}{cut}: {plan.days} {'day' if plan.days == 1 else 'days'} to fetch{there}"
     yield (
         f"{plan.bars:,} bars, {plan.requests:,} requests, weight {plan.weight:,}: "

@@ -96,13 +96,16 @@ def coverage(
     Exit code: 0 every expected minute is there; 1 minutes are missing; 2 the question cannot be meant; 3 lake or database are
     unavailable.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
+    from ohlcv_assets.cli.asked import universe_of
     from ohlcv_assets.cli.stores import open_client
+    from ohlcv_assets.instruments import Market
 
     _refuse(source, output)
     interval = _interval(start, end)
     configured = settings()
     if universe is not None:
         configured = configured.model_copy(update={"universe": universe})
+    universe_of(configured, None, Market.parse(market))
     with open_client(configured, lake_only=source == "daily") as client:
         found = _found(client, configured.universe, market, symbols, interval, source, missing=missing)
     if output is not None:

@@ -70,10 +70,11 @@ class _Wish:
 
 @dataclass(frozen=True)
 class _Result:
-    """What became of it; nothing on a dry run. `missing`: None when nobody looked."""
+    """What became of it; nothing on a dry run. `expected` bars and the `missing` of them: None when nobody looked."""
 
     plan: Plan
     done: Done | None = None
+    expected: int | None = None
     missing: pl.DataFrame | None = None
 
 
@@ -161,15 +162,12 @@ def _insist_on_supported(named: dict[str, str]) -> None:
 def _what(
     configured: Settings, contract_type: str, start: str, end: str, version: str | None
 ) -> tuple[Market, Interval, Universe]:
-    from ohlcv_assets.instruments import Market, load_universe
+    from ohlcv_assets.cli.asked import universe_of
+    from ohlcv_assets.instruments import Market
     from ohlcv_assets.timestamps import Interval
 
-    interval = Interval.parse(start, end)
-    return (
-        Market.parse(contract_type),
-        interval,
-        load_universe(version or configured.universe, configured.universes),
-    )
+    interval, market = Interval.parse(start, end), Market.parse(contract_type)
+    return market, interval, universe_of(configured, version, market)
 
 
 def _lake_url(configured: Settings, s3_path: str | None) -> str:
@@ -237,8 +235,8 @@ async def _into_lake(lake: Lake, wish: _Wish, exchange: Exchange, display: Displ
     done = await download_days(*dataset, plan, universe_hash=wish.universe.content_hash, on_done=display.done)
     if not wish.assert_complete:
         return _Result(plan, done)
-    _, missing = await asyncio.to_thread(missing_days, *dataset, wish.symbols, wish.interval)
-    return _Result(plan, done, missing)
+    expected, missing = await asyncio.to_thread(missing_days, *dataset, wish.symbols, plan.interval)
+    return _Result(plan, done, expected, missing)
 
 
 async def _into_database(configured: Settings, wish: _Wish, exchange: Exchange, display: Display) -> _Result:
@@ -254,8 +252,8 @@ async def _into_database(configured: Settings, wish: _Wish, exchange: Exchange, 
         done = await download_bars(exchange, database, plan, run_id=run_id_of(exchange), on_done=display.done)
         if not wish.assert_complete:
             return _Result(plan, done)
-        _, missing = await asyncio.to_thread(missing_bars, exchange, database, wish.symbols, plan.interval)
-        return _Result(plan, done, missing)
+        expected, missing = await asyncio.to_thread(missing_bars, exchange, database, wish.symbols, plan.interval)
+        return _Result(plan, done, expected, missing)
 
 
 def run_id_of(exchange: Exchange) -> str:
@@ -272,8 +270,16 @@ def _report(wish: _Wish, result: _Result, display: Display) -> None:
     words = f"{done.stored:,} bars stored in {place}, {done.requests:,} requests, weight {done.weight:,}"
     words += f"; the exchange does not have {absent:,} minutes (two answers agree)" if absent else ""
     if missing is not None:
-        words += f"; {missing.height:,} bars are missing" if missing.height else "; no bar is missing"
-    facts = {**done.facts(), "bars_missing": None if missing is None else missing.height}
+        words += f"; {_judged(result.expected, missing)}"
+    facts = {**done.facts(), "bars_expected": result.expected}
+    facts["bars_missing"] = None if missing is None else missing.height
     display.report(words, facts, missing)
-    if missing is not None and missing.height:
+    if missing is not None and (missing.height or not result.expected):
         raise typer.Exit(1)
+
+
+def _judged(expected: int | None, missing: pl.DataFrame) -> str:
+    """What is missing, in words; where nothing is expected, nothing was proved."""
+    if not expected:
+        return "no bar is expected: none of the symbols was listed then"
+    return f"{missing.height:,} of {expected:,} bars are missing" if missing.height else "no bar is missing"

@@ -71,14 +71,14 @@ def ledger(
     Exit code: 0 every minute is confirmed or explained; 1 a minute is missing, differs or is on one side only, bars changed after
     what is on record, or the day was never downloaded; 2 the question cannot be meant; 3 database or lake are unavailable.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
-    from ohlcv_assets.cli.asked import day_of
+    from ohlcv_assets.cli.asked import day_of, universe_of
     from ohlcv_assets.errors import UsageError
-    from ohlcv_assets.instruments import Market, load_universe
+    from ohlcv_assets.instruments import Market
 
     if now and record:
         raise UsageError("--now stores nothing, and --record does", hint="give one of them")
     configured, chosen, wanted = settings(), Market.parse(market), day_of(day)
-    released = load_universe(universe or configured.universe, configured.universes)
+    released = universe_of(configured, universe, chosen)
     stored = None if now or record else _recorded(configured, chosen, wanted, released)
     answer = stored or _worked_out(configured, chosen, wanted, released, record=record)
     if as_json:

@@ -115,13 +115,14 @@ def _inspected(
     repair: str,
 ) -> None:
     """Compare, show, and exit as it deserves."""
+    from ohlcv_assets.cli.asked import universe_of
     from ohlcv_assets.cli.stores import open_database, open_lake
     from ohlcv_assets.clock import utc_now
-    from ohlcv_assets.instruments import Market, load_universe
+    from ohlcv_assets.instruments import Market
     from ohlcv_assets.quality.inspection import inspect
 
     configured, chosen = settings(), Market.parse(market)
-    universe = load_universe(version or configured.universe, configured.universes)
+    universe = universe_of(configured, version, chosen)
     of_lake = side(open_lake(configured), chosen, universe)
     fetched, interval = of_lake.read()  # what was never fetched needs no database to say so
     run_id = f"qa-{os.getpid()}-{utc_now():%Y%m%dT%H%M%S}"

@@ -125,11 +125,11 @@ def read(
     Exit code: 0 read; 1 nothing is there, days are missing, or bars are not verified; 2 the question cannot be meant; 3 lake or
     database are unavailable.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
-    from ohlcv_assets.cli.asked import names_of
+    from ohlcv_assets.cli.asked import names_of, universe_of
     from ohlcv_assets.cli.formats import format_of, written
     from ohlcv_assets.cli.stores import open_client
     from ohlcv_assets.client.question import interval_of, symbols_of
-    from ohlcv_assets.instruments import Market, load_universe
+    from ohlcv_assets.instruments import Market
 
     chosen = format_of("jsonl" if as_json and format_ is None else format_, output)
     options = {
@@ -144,11 +144,10 @@ def read(
         "fill": fill,
         "on_missing": on_missing,
     }
-    configured = settings()
+    configured, chosen = settings(), Market.parse(market)
     if universe is not None:
         configured = configured.model_copy(update={"universe": universe})
-    released = load_universe(configured.universe, configured.universes)
-    wanted = symbols_of(released, Market.parse(market), names_of(symbols))
+    wanted = symbols_of(universe_of(configured, None, chosen), chosen, names_of(symbols))
     with open_client(configured) as client:
         written(_parts(client, wanted, interval_of(start, end), {"market": market, **options}), chosen, output)
 

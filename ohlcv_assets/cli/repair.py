@@ -84,13 +84,13 @@ def _interval(day: str, hour: int | None) -> Interval:
 async def _repair(
     configured: Settings, market: Market, interval: Interval, limits: Limits, *, hourly: bool
 ) -> RepairReport:
+    from ohlcv_assets.cli.asked import universe_of
     from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.exchange.binance import open_exchange
-    from ohlcv_assets.instruments import load_universe
     from ohlcv_assets.quality.repair import newest
     from ohlcv_assets.quality.repair import repair as made
 
-    universe = load_universe(configured.universe, configured.universes)
+    universe = universe_of(configured, None, market)
     side = _side(configured, market, universe, interval, hourly=hourly)
     with await asyncio.to_thread(open_database, configured) as database:
         # Before the exchange is asked: a day that was never downloaded needs no exchange to say so.

@@ -81,14 +81,15 @@ def stream(
 
 
 def _wish(configured: Settings, market: str, hours: float, symbols: str | None, part: str | None) -> _Wish:
+    from ohlcv_assets.cli.asked import universe_of
     from ohlcv_assets.errors import UsageError
-    from ohlcv_assets.instruments import Market, Universe, load_universe
+    from ohlcv_assets.instruments import Market, Universe
 
     chosen = Market.parse(market)
     if not 1 <= hours * 60 < 1e6:
         raise UsageError(f"{hours:g} hours are no time to stream", hint="give at least a minute: --hours 0.02")
     if symbols is None:
-        universe = load_universe(configured.universe, configured.universes)
+        universe = universe_of(configured, None, chosen)
     else:
         names = [name.strip() for name in symbols.split(",") if name.strip()]
         universe = Universe.of("v0", {chosen: names})

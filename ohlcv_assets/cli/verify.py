@@ -67,24 +67,35 @@ def verify(
       ohlcv verify --market spot --day 2025-06-01 --day 2025-06-02 --json
       ohlcv verify --market spot --day 2025-06-01 --accept
 
-    Exit code: 0 nothing changed, 1 something did, 2 the question cannot be meant, 3 exchange or lake are unavailable.
+    Exit code: 0 nothing changed; 1 something did, or a --day is not in the lake; 2 the question cannot be meant; 3 exchange or lake
+    are unavailable.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     from rich.console import Console
 
-    from ohlcv_assets.instruments import Market
-
-    wish = _Wish(
-        [Market.parse(market)] if market else list(Market), since, [each.date() for each in day or ()], accept
-    )
+    wish = _Wish(_markets(settings(), market), since, [each.date() for each in day or ()], accept)
     _first_day(wish.since, date.max)  # refuses what cannot be meant before anything is opened
     console = Console(stderr=True)
     with ExitStack() as opened:
         store = _findings(settings(), opened, console)
         found = [_verified(settings(), wish, chosen, store, console, as_json=as_json) for chosen in wish.markets]
-    if any(each.findings for each in found):
+    # A day that somebody names and that is not there was not verified; of many days some may not be there yet.
+    if any(each.findings or (wish.days and each.skipped) for each in found):
         raise typer.Exit(1)
     if any(each.unavailable for each in found):
         raise typer.Exit(3)
+
+
+def _markets(configured: Settings, market: str | None) -> list[Market]:
+    """The market that is meant; by default each of which the universe has symbols."""
+    from ohlcv_assets.cli.asked import universe_of
+    from ohlcv_assets.instruments import Market, load_universe
+
+    if market is None:
+        universe = load_universe(configured.universe, configured.universes)
+        return [each for each in Market if universe.symbols[each]]
+    chosen = Market.parse(market)
+    universe_of(configured, None, chosen)
+    return [chosen]
 
 
 def _verified(

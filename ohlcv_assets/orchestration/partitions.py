@@ -12,12 +12,9 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from ohlcv_assets.clock import utc_now
-from ohlcv_assets.instruments import Market
+from ohlcv_assets.instruments import FIRST_DAY, Market
 from ohlcv_assets.settings import Settings
 from ohlcv_assets.timestamps import HOUR_MS, Interval, from_ms, to_ms
-
-#: The first UTC day of each market on Binance: nothing can be asked for before it.
-FIRST_DAY: dict[Market, str] = {Market.SPOT: "2017-08-17", Market.FUTURES: "2019-09-08"}
 
 #: The hours of one check that its page shows: 720. At 2,160 a page took seconds, at every look, and older hours stand in the day's QA.
 _RECENT_DAYS = 30
@@ -57,7 +54,7 @@ def recent_partitions(settings: Settings) -> dg.HourlyPartitionsDefinition:
 
 def daily_partitions(settings: Settings, market: Market) -> dg.DailyPartitionsDefinition:
     """Finished UTC days from the market's first, or OHLCV_DAILY_SINCE, on."""
-    since, until = settings.daily_since or FIRST_DAY[market], settings.partitions_until
+    since, until = settings.daily_since or day_key(FIRST_DAY[market]), settings.partitions_until
     return dg.DailyPartitionsDefinition(start_date=since, end_date=until, timezone="UTC", fmt=_DAY_FORMAT)
 
 

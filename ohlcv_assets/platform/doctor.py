@@ -230,6 +230,11 @@ def _expected(universe: Universe, market: Market, now_ms: int) -> tuple[str, ...
 def _freshness(name: str, newest: dict[str, int], expected: tuple[str, ...], now_ms: int) -> Finding:
     late = sorted(symbol for symbol in expected if newest.get(symbol, 0) + MINUTE_MS + _FRESH_MS < now_ms)
     numbers = {"symbols": len(expected), "symbols_late": len(late), "late": late[:20]}
+    if not expected:
+        sentence = "the universe has no symbol that is listed now: no bar is expected"
+        return Finding(
+            name, Health.WARN, sentence, "set OHLCV_UNIVERSE to a version with symbols of this market", numbers
+        )
     if not newest:
         sentence = f"no bar was streamed in the three hours before {iso(now_ms)}"
         return Finding(name, Health.WARN, sentence, "make up, or ohlcv stream", numbers)

@@ -126,6 +126,11 @@ class Verification:
         return [day for day in self.days if day.is_finding]
 
     @property
+    def skipped(self) -> list[DayVerified]:
+        """The days that the lake does not hold: nothing could be compared."""
+        return self.of(Outcome.ABSENT)
+
+    @property
     def is_unchanged(self) -> bool:
         """Whether nothing was found; days that could not be verified are no finding."""
         return not self.findings
@@ -154,9 +159,9 @@ class Verification:
         found = "; ".join(day.sentence for day in self.findings[:5])
         if len(self.findings) > 5:
             found += f"; and {len(self.findings) - 5} more days"
-        told = [found or f"nothing changed; days compared: {numbers['days_verified']:,}"]
-        if skipped := self.of(Outcome.ABSENT):
-            told.append(f"not in the lake: {day_ranges([day.day for day in skipped])}")
+        told = [found or _nothing(numbers["days_verified"])]
+        if self.skipped:
+            told.append(f"not in the lake: {day_ranges([day.day for day in self.skipped])}")
         if self.unavailable:
             told.append(f"stopped at {self.unavailable.sentence}")
         return "; ".join(told)
@@ -170,6 +175,10 @@ class Verification:
         """The same for the same findings; empty where there are none."""
         digests = "/".join(day.digest for day in self.findings)
         return hashlib.sha256(digests.encode()).hexdigest()[:16] if digests else ""
+
+
+def _nothing(days: int) -> str:
+    return f"nothing changed; days compared: {days:,}" if days else "nothing was compared"
 
 
 def _bars(count: int) -> str:
