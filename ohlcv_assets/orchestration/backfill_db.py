@@ -42,7 +42,11 @@ _TELL_EVERY_S = 15.0
 
 
 class BackfillConfig(dg.Config):
-    """What a person fills in in the launchpad."""
+    """What a person fills in in the launchpad.
+
+    It has no validators: the launchpad looks at names and types alone (Dagster 1.13), and in the run a validator's own error stands
+    below more stack than the one of `Interval.parse`, which is the run's first step.
+    """
 
     start: str = Field(description="First moment, ISO 8601 with a zone: 2025-06-01T05:00Z, or a UTC day: 2025-06-01.")
     end: str = Field(description="The end, which is not part of it: 2025-06-01T09:00Z, or 2025-06-02.")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from ohlcv_assets.errors import OhlcvError
+from ohlcv_assets.errors import OhlcvError, UsageError
 from ohlcv_assets.instruments import Market
 from ohlcv_assets.settings import Settings
 
@@ -20,8 +20,13 @@ def asset_key(settings: Settings, market: Market, name: str) -> dg.AssetKey:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn an error of ours into Dagster's failure: what happened, what to do, and whether a retry can help."""
+    """Turn an error of ours into Dagster's failure: what happened, what to do, and whether a retry can help.
+
+    What somebody has typed is the cause of a `UsageError`: its page says so, without the stack of how it came to our eyes.
+    """
     try:
         yield
+    except UsageError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
     except OhlcvError as error:
         raise dg.Failure(str(error), allow_retries=error.transient) from error

@@ -113,15 +113,21 @@ def test_only_missing_asks_for_the_hole_alone(deployment: Deployment) -> None:
         (_END, _START, "give a start before the end"),
         (f"{DAY}T05:30", _END, "has no time zone"),
         ("yesterday", _END, "is not a time"),
+        ("", _END, "is not a time"),
+        (_START, _START, "give a start before the end"),
         ("2025-06-05", "2025-06-06", "choose an earlier time"),
     ],
 )
 def test_what_cannot_be_meant_fails_with_what_to_do(deployment: Deployment, start: str, end: str, said: str) -> None:
-    """Reversed, naive and unreadable times, and a future, are one clear failure of the run."""
+    """Reversed, naive, empty and unreadable times, and a future, are one clear failure of the run, without a stack of causes or a retry."""
     result = run_job(deployment, start=start, end=end)
     assert not result.success
     (event,) = [event for event in result.all_events if event.is_step_failure]
     assert said in event.step_failure_data.user_failure_data.description
+    error = event.step_failure_data.error
+    assert error.cls_name == "Failure"
+    assert (error.cause, error.context) == (None, None)
+    assert not [each for each in result.all_events if each.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
 def test_the_launchpad_asks_for_start_and_end(deployment: Deployment) -> None:
