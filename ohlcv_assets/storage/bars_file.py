@@ -151,7 +151,8 @@ def corrupt(location: str, what: str) -> CorruptFile:
     """The error of a file whose content is not what was written."""
     return CorruptFile(
         f"{location} is damaged: {what}",
-        hint="fetch the day again and write it with replace=True; the damaged file is kept beside it",
+        hint="fetch the day again: `replace: true` in the launchpad, ohlcv verify --day DAY --accept, or write_day(replace=True); "
+        "the damaged file is kept beside it",
     )
 
 

@@ -367,7 +367,10 @@ class Lake:
 
 def _conflict(location: str, former: DayFile | None, new: Day) -> LakeConflict:
     there = f"{former.content_hash[:19]} ({former.bars.height} bars)" if former else "a damaged file"
+    day, market = new.key.split("/date=")[1][:10], new.bars["market"][0]
     return LakeConflict(
         f"{location} holds {there}, the new bars are {new.content_hash[:19]} ({new.bars.height} bars)",
-        hint="compare the two; write with replace=True to take the new one, the old one is then kept under replaced/",
+        # It is read in the UI, in a terminal and in Python: each finds its own words.
+        hint=f"compare the two. To take the new one: `replace: true` in the launchpad, ohlcv verify --market {market} --day {day}, "
+        "or write_day(replace=True); the old one is then kept under replaced/",
     )

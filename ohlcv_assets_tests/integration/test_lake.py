@@ -113,15 +113,21 @@ def test_the_same_content_again_leaves_the_object_as_it_is(lake: Lake) -> None:
 
 @pytest.mark.parametrize("column", VALUES)
 def test_other_content_is_a_conflict(lake: Lake, column: str) -> None:
-    """One other value in any column raises, and what was stored stays."""
+    """One other value in any column raises, and what was stored stays; the launchpad, a terminal and Python each have a way on."""
     first = lake.write_day(DAILY, DAY, bars())
     stored = lake.get(first.key)
     changes = {"open": pl.col("low"), "close": pl.col("low"), "high": pl.col("high") + 1, "low": pl.col("low") - 1}
     other = bars().with_columns(changes.get(column, pl.col(column) * 2).cast(SCHEMA[column]).alias(column))
     if column.startswith("taker"):
         other = bars().with_columns(pl.lit(0.0).alias(column))
-    with pytest.raises(LakeConflict, match="replace=True"):
+    with pytest.raises(LakeConflict) as refused:
         lake.write_day(DAILY, DAY, other)
+    for way in (
+        "`replace: true` in the launchpad",
+        f"ohlcv verify --market futures --day {DAY},",
+        "write_day(replace=True)",
+    ):
+        assert way in refused.value.hint
     assert lake.get(first.key) == stored
 
 
