@@ -125,7 +125,7 @@ class DailyBars:
             return DayMissing(f"{error.message}: it holds no {self.market} day yet", hint=error.hint)
         return DayMissing(
             f"{error.message}: it holds {len(there)} {self.market} days, {there[0]} to {there[-1]}",
-            hint='ask for those; for days that are not finished use source="stitched" or "streamed"',
+            hint="ask for those; of days that are not finished the sources stitched and streamed tell",
         )
 
 

@@ -150,9 +150,9 @@ def symbols_of(universe: Universe, market: Market, asked: str | Sequence[str] | 
         UsageError: nothing was asked for.
     """
     listed = universe.symbols[market]
-    names = ["*"] if asked is None else [asked] if isinstance(asked, str) else list(asked)
+    names = ["*"] if asked is None else _each("symbol", asked)
     if not names:
-        raise UsageError("no symbol was asked for", hint="name one; for all of them name none, or '*'")
+        raise UsageError("no symbol was asked for", hint="name one, or '*' for all of them")
     found: set[Symbol] = set()
     for name in names:
         fitting = _fitting(name, listed)
@@ -165,16 +165,16 @@ def symbols_of(universe: Universe, market: Market, asked: str | Sequence[str] | 
     return tuple(sorted(found))
 
 
-def columns_of(names: Sequence[str] | None) -> list[str]:
-    """The columns that were asked for; by default the values.
+def columns_of(names: str | Sequence[str] | None) -> list[str]:
+    """The columns that were asked for, one or more; by default the values.
 
     Raises:
         UsageError: no column of that name; the nearest one is in the hint.
     """
-    wanted = list(VALUES) if names is None else list(names)
+    wanted = list(VALUES) if names is None else _each("column", names)
     for name in wanted:
         if name not in READABLE:
-            near = get_close_matches(name, READABLE, n=1)
+            near = get_close_matches(str(name), READABLE, n=1)
             raise UsageError(f"{name!r} is no column of a bar", hint=f"use {', '.join(near or READABLE)}")
     return wanted
 
@@ -215,7 +215,30 @@ def _fitting(name: str, listed: Sequence[Symbol]) -> list[Symbol]:
     return [Symbol(name)] if name in listed else []
 
 
+def _each(what: str, asked: str | Iterable[str]) -> list[str]:
+    """One text as a list, too."""
+    if isinstance(asked, str):
+        return [asked]
+    if not isinstance(asked, Iterable):
+        raise UsageError(f"{asked!r} is no {what}", hint=f"give the name of a {what}, or a list of such")
+    return list(asked)
+
+
 def _near(name: str, listed: Sequence[Symbol]) -> str:
+    """What was probably meant: a symbol by the notation of others, then by a mistyped letter."""
     if _PATTERN & set(name):
         return "a pattern such as */USDT (spot) or */USDT:USDT (futures)"
-    return ", ".join(get_close_matches(name.upper(), listed, n=3)) or "one that symbols() lists"
+    meant = _squeezed(name.rpartition("::")[2])  # some name the exchange before it
+    by_notation: dict[str, list[Symbol]] = {}
+    for symbol in sorted(listed, key=lambda symbol: ("/USDT" not in symbol, symbol)):
+        base, _, rest = symbol.partition("/")
+        for notation in dict.fromkeys((_squeezed(symbol), _squeezed(base + rest.partition(":")[0]), _squeezed(base))):
+            by_notation.setdefault(notation, []).append(symbol)
+    like = [symbol for key in get_close_matches(meant, by_notation, n=3) for symbol in by_notation[key]]
+    found = [*by_notation.get(meant, []), *get_close_matches(name.upper(), listed, n=3), *like]
+    return ", ".join(list(dict.fromkeys(found))[:3]) or "one that symbols(), or ohlcv universe show, lists"
+
+
+def _squeezed(name: str) -> str:
+    """Letters and digits alone, as in btcusdt, BTC_USDT and BTC-USDT."""
+    return "".join(filter(str.isalnum, name.upper()))

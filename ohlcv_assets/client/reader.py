@@ -78,7 +78,7 @@ class OhlcvClient(Knowledge):
         market: Market | str,
         source: Source = "daily",
         label: Label = "end",
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         as_of: date | datetime | str | None = None,
         verified: bool = False,
         on_unverified: OnUnverified = "raise",
@@ -100,7 +100,7 @@ class OhlcvClient(Knowledge):
                 a day is finished and the database for the rest, and for a symbol and day of which it has more bars; one of
                 them answers for a whole day of a symbol, each bar comes once.
             label: which end of [a, b) comes first: `end` gives `interval_end` = b, `start` gives `interval_start` = a.
-            columns: which columns follow the label and the symbol, in this order: any of `READABLE`. By default the
+            columns: which columns follow the label and the symbol, in this order: one or more of `READABLE`. By default the
                 values: prices in the quote asset, volume in the base asset (docs/reference/bars.md).
             as_of: what was known at this moment, and nothing learnt later; by default the latest.
             verified: only bars that two captures agree about, by the ledger.
@@ -144,7 +144,9 @@ class OhlcvClient(Knowledge):
             flags.append(filling.SYNTHETIC)
         if resample is not None:
             windows = resampled(bars, length_ms)
-            bars = refuse_incomplete(question, self._universe, windows, length_ms, incomplete)
+            bars = refuse_incomplete(
+                question, self._universe, windows, length_ms, incomplete, filled=fill is not None
+            )
             flags.append(COUNT)
         return labelled(bars, label, wanted, flags, length_ms)
 
@@ -156,7 +158,7 @@ class OhlcvClient(Knowledge):
         *,
         market: Market | str,
         label: Label = "end",
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
     ) -> pl.LazyFrame:
         """The lake's bars as a LazyFrame: filters and columns of the query are pushed down to the files.
 
@@ -182,7 +184,7 @@ class OhlcvClient(Knowledge):
         *,
         source: Source = "streamed",
         label: Label = "end",
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """The newest bar of each symbol, of those that have one within a week of the market's newest; sorted by symbol.
 

@@ -89,7 +89,13 @@ def exact_sums(values: _Array, counts: NDArray[np.int64]) -> _Array:
 
 
 def refuse_incomplete(
-    question: Question, universe: Universe, windows: pl.DataFrame, length_ms: int, incomplete: Incomplete
+    question: Question,
+    universe: Universe,
+    windows: pl.DataFrame,
+    length_ms: int,
+    incomplete: Incomplete,
+    *,
+    filled: bool = False,
 ) -> pl.DataFrame:
     """The windows that are wanted: with `raise` all of them must be whole, with `drop` those that are, with `keep` all.
 
@@ -110,12 +116,12 @@ def refuse_incomplete(
     partly = short.filter(pl.Series(listed, dtype=pl.Boolean))
     kept = pl.concat([whole, partly]).sort("symbol", "timestamp") if partly.height else whole
     if incomplete == "raise":
-        _refuse(question, universe, windows, kept, length_ms)
+        _refuse(question, universe, windows, kept, length_ms, filled=filled)
     return kept
 
 
 def _refuse(
-    question: Question, universe: Universe, windows: pl.DataFrame, kept: pl.DataFrame, length_ms: int
+    question: Question, universe: Universe, windows: pl.DataFrame, kept: pl.DataFrame, length_ms: int, *, filled: bool
 ) -> None:
     starts = range(question.interval.start_ms, question.interval.end_ms, length_ms)
     if kept.height == len(question.symbols) * len(starts):  # each of them once: none is left to look for
@@ -135,7 +141,12 @@ def _refuse(
         raise IncompleteWindow(
             f"{len(short)} of {len(question.symbols) * len(starts)} windows of {question} lack minutes: "
             f"{'; '.join(short[:_NAMED])}{more}",
-            hint='leave them out by incomplete="drop", take them with their count of bars by "keep", or fill="forward"',
+            hint="leave them out by incomplete drop, take them with their count of bars by incomplete keep, or "
+            + (
+                "begin earlier: nothing is filled before a symbol's first bar, or that is not over"
+                if filled
+                else "fill forward"
+            ),
         )
 
 

@@ -1,17 +1,19 @@
 """What the client reads from: the lake, the database and the universe of one region, each opened when it is first needed.
 
-Lives here: opening and closing. Does not: any reading.
+Lives here: opening and closing, and what of it another process gets: none of a forked one's, for polars' threads end at a fork and are
+waited for ever; of a pickled client what opens the stores again. Does not: any reading.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ohlcv_assets.client.daily import DailyBars
 from ohlcv_assets.client.verified import LedgerReader
-from ohlcv_assets.errors import NoBars
+from ohlcv_assets.errors import NoBars, Refused
 from ohlcv_assets.instruments import Market, Universe, load_universe
 from ohlcv_assets.settings import Settings, read_settings
 from ohlcv_assets.storage.lake import Lake
@@ -19,6 +21,10 @@ from ohlcv_assets.storage.lake import Lake
 if TYPE_CHECKING:
     from ohlcv_assets.storage.database import Database
     from ohlcv_assets.storage.quality_store import QualityStore
+
+
+#: The process in which a client first opened a store, and this one if it was forked from there.
+_opened_in: int | None = None
 
 
 class Stores:
@@ -45,9 +51,13 @@ class Stores:
     ) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is open: whoever unpickles it opens the stores when they are first needed."""
+        return {name: self.__dict__[name] for name in ("_settings", "_lake_only", "_first_contact_s")}
+
     def close(self) -> None:
         """Close the connection to the database, if there is one; the client can be used again."""
-        database = self.__dict__.pop("_database", None)
+        database = self.__dict__.pop("_opened_database", None)
         if database is not None:
             database.close()
 
@@ -55,8 +65,13 @@ class Stores:
     def _universe(self) -> Universe:
         return load_universe(self._settings.universe, self._settings.universes)
 
-    @cached_property
+    @property
     def _lake(self) -> Lake:
+        _insist_on_own_threads()
+        return self._opened_lake
+
+    @cached_property
+    def _opened_lake(self) -> Lake:
         return Lake(self._settings.lake_url, first_contact_s=self._first_contact_s)
 
     @property
@@ -66,8 +81,13 @@ class Stores:
             return False
         return self._settings.database_url is not None or (self._settings.home / "postgres").is_dir()
 
-    @cached_property
+    @property
     def _database(self) -> Database:
+        _insist_on_own_threads()
+        return self._opened_database
+
+    @cached_property
+    def _opened_database(self) -> Database:
         from ohlcv_assets.storage.database import Database
 
         if not self.has_database:
@@ -98,10 +118,26 @@ class Stores:
         return LedgerReader(self._lake, market, self._universe, quality)
 
 
+def _insist_on_own_threads() -> None:
+    """Refuse to read in a process that was forked from one that has read: it would wait for ever.
+
+    Raises:
+        Refused: says how such processes are started otherwise.
+    """
+    global _opened_in
+    if _opened_in is None:
+        _opened_in = os.getpid()
+    if _opened_in != os.getpid():
+        raise Refused(
+            f"process {os.getpid()} was forked from {_opened_in}, which has read bars: polars does not work after a fork",
+            hint='start it by multiprocessing.get_context("spawn"), or read in it alone',
+        )
+
+
 def no_database() -> NoBars:
     """The error of a question to a database that is not there."""
     return NoBars(
         "there is no database, where streamed bars are",
-        hint='read source="daily" from the lake, set OHLCV_DATABASE_URL, or capture into a local one: '
+        hint="read the source daily from the lake, set OHLCV_DATABASE_URL, or capture into a local one: "
         "ohlcv up, ohlcv stream or ohlcv backfill-db",
     )

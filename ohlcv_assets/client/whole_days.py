@@ -22,7 +22,7 @@ from ohlcv_assets.instruments import Universe
 from ohlcv_assets.timestamps import DAY_MS, Interval, day_start_ms, floor_to, from_ms, to_ms
 
 _WHO = {"streamed": "the database has no", "stitched": "neither store has a"}
-_ASK = {"streamed": 'read source="daily" or "stitched"', "stitched": "download those days"}
+_ASK = {"streamed": "read the source daily or stitched", "stitched": "download those days"}
 
 
 def refuse_missing_days(

@@ -153,7 +153,12 @@ def test_a_reversed_or_empty_interval_is_refused(client, end):
         ("futures", "ETC/USDT:USDT", ETH),
         ("spot", BTC, "BTC/USDT"),
         ("spot", "XBT/USDT", "BTC/USDT"),
-        ("spot", "../../etc/passwd", "symbols()"),
+        ("spot", "../../etc/passwd", "ohlcv universe show"),
+        ("futures", "BTC", BTC),
+        ("futures", "btcusdt", BTC),
+        ("futures", "binance::ETH_USDT", ETH),
+        ("futures", "SOL-USDT-SWAP", "SOL/USDT:USDT"),
+        ("spot", "btc", "BTC/USDT"),
     ],
 )
 def test_an_unknown_symbol_is_told_its_nearest_names(client, market, name, nearest):
@@ -173,6 +178,11 @@ def test_an_unknown_symbol_is_told_its_nearest_names(client, market, name, neare
         ({"label": "middle"}, UsageError),
         ({"columns": ["price"]}, UsageError),
         ({"columns": ["clos"]}, UsageError),
+        ({"columns": [1]}, UsageError),
+        ({"columns": 1}, UsageError),
+        ({"columns": "clos"}, UsageError),
+        ({"symbols": 1}, UsageError),
+        ({"symbols": [1]}, UsageError),
     ],
 )
 def test_what_cannot_be_meant_is_one_clear_error(client, asked, error):
@@ -181,6 +191,12 @@ def test_what_cannot_be_meant_is_one_clear_error(client, asked, error):
     with pytest.raises(error) as refused:
         client.read(**question)
     assert refused.value.hint is not None
+
+
+def test_one_column_can_be_named_as_a_text(client):
+    """A text is one column, as a text is one symbol."""
+    day = {"start": "2025-06-01", "end": "2025-06-02", "market": "futures"}
+    assert client.read(BTC, **day, columns="close").equals(client.read(BTC, **day, columns=["close"]))
 
 
 def test_a_mistyped_column_is_told_its_nearest_name(client):

@@ -1,6 +1,8 @@
 """Promises of the client over the database: the same answer as from the lake, the past as it was known, and no right but to read."""
 
+import multiprocessing
 import os
+import pickle
 from datetime import timedelta
 
 import psycopg
@@ -128,6 +130,38 @@ def test_a_closed_client_can_be_used_again(streamed):
     streamed.close()
     streamed.close()
     assert streamed.read(**asked).equals(before)
+
+
+def test_a_used_client_can_be_pickled(streamed):
+    """Another process gets a client of the same stores, which it opens itself: whatever the first one has open stays there."""
+    asked = {"symbols": BTC, "start": "2025-06-01", "end": "2025-06-01T00:05Z", "market": "futures"}
+    before = [streamed.read(**asked, source=source) for source in ("streamed", "daily")]
+    with pickle.loads(pickle.dumps(streamed)) as copy:  # noqa: S301  our own
+        assert all(
+            copy.read(**asked, source=source).equals(bars)
+            for source, bars in zip(("streamed", "daily"), before, strict=True)
+        )
+
+
+def _ends_with(client, code):
+    """Ends the forked process with a code when reading is refused there."""
+    try:
+        client.read(BTC, "2025-06-01", "2025-06-01T00:05Z", market="futures")
+    except Refused as error:
+        os._exit(code if "spawn" in str(error) else 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of polars and Python: that this is not to be done
+def test_a_process_forked_from_one_that_has_read_says_so(client):
+    """Polars would wait for ever there: reading is refused with what to do, also by a client that was made in it."""
+    client.read(BTC, "2025-06-01", "2025-06-01T00:05Z", market="futures")
+    for used in (client, OhlcvClient(client._settings)):
+        process = multiprocessing.get_context("fork").Process(target=_ends_with, args=(used, 7))
+        process.start()
+        process.join(30)
+        code = process.exitcode
+        process.kill()
+        assert code == 7
 
 
 def test_a_reader_needs_no_right_to_write(place, streamed, database_url):

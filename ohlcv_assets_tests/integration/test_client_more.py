@@ -51,8 +51,18 @@ def test_longer_bars_are_those_of_the_minutes(client, truth):
 def test_an_hour_with_a_halt_in_it_is_incomplete(client):
     """The halt's hour is named; it can be left out, or kept with its count, or its minutes can be made up, which is marked."""
     asked = {"start": "2025-06-01T11:00Z", "end": "2025-06-01T14:00Z", "market": "futures", "resample": "1h"}
-    with pytest.raises(IncompleteWindow, match=r"12:00Z, 2025-06-01T13:00Z\) has 55 of 60"):
+    with pytest.raises(IncompleteWindow, match=r"12:00Z, 2025-06-01T13:00Z\) has 55 of 60") as refused:
         client.read(BTC, **asked)
+    assert "fill forward" in (refused.value.hint or "")
+    with pytest.raises(
+        IncompleteWindow
+    ) as filled:  # nothing before the interval's first bar, which the halt's end is
+        client.read(
+            BTC,
+            **(asked | {"start": "2025-06-01T12:00Z", "end": "2025-06-01T12:15Z", "resample": "15m"}),
+            fill="forward",
+        )
+    assert "fill forward" not in (filled.value.hint or "")
     assert client.read(BTC, **asked, incomplete="drop").height == 2
     assert client.read(BTC, **asked, incomplete="keep")["bars"].to_list() == [60, 55, 60]
     made_up = client.read(BTC, **asked, fill="forward")
