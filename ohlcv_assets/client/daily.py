@@ -16,9 +16,12 @@ from ohlcv_assets.bars import SCHEMA
 from ohlcv_assets.client.question import Question
 from ohlcv_assets.errors import DayMissing
 from ohlcv_assets.instruments import Market, Symbol, Universe
-from ohlcv_assets.storage.day_reader import DaySource, Wanted, read_days
+from ohlcv_assets.storage.day_reader import DaySource, Wanted, missing_days, read_days
 from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.timestamps import DAY_MS, day_start_ms
+
+#: More days than this are looked up in a list of the lake before the first file is opened.
+_MANY_DAYS = 1000
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class DailyBars:
             CorruptFile: a value is not what was written.
         """
         wanted = question.days if days is None else list(days)
+        if len(wanted) > _MANY_DAYS:
+            self._insist_on(wanted)
         names = tuple(dict.fromkeys(["symbol", "timestamp", *columns]))
         if question.as_of is None:
             frame = self._latest(wanted, question.symbols, names)
@@ -72,8 +77,11 @@ class DailyBars:
 
     def scan(self, question: Question, columns: Sequence[str]) -> pl.LazyFrame:
         """The same bars, read when collected; filters and columns are pushed down to the files, and nothing is verified."""
+        wanted = question.days
+        if len(wanted) > _MANY_DAYS:
+            self._insist_on(wanted)
         try:
-            scan = self.lake.scan(self.signature, question.days)
+            scan = self.lake.scan(self.signature, wanted)
         except DayMissing as error:
             raise self._with_what_is_there(error) from error
         interval = question.interval
@@ -81,6 +89,14 @@ class DailyBars:
             scan = scan.filter(pl.col("symbol").is_in(list(question.symbols)))
         inside = pl.col("timestamp").is_between(interval.start_ms, interval.end_ms, closed="left")
         return scan.filter(inside).select(list(dict.fromkeys(["symbol", "timestamp", *columns])))
+
+    def _insist_on(self, days: Sequence[date]) -> None:
+        """Find out by one list of the lake which days are not in it: looking for each of ten centuries' files takes minutes."""
+        there = set(self.days())
+        missing = [day for day in days if day not in there]
+        if missing:
+            first = self.lake.location(self.signature.key(missing[0]))
+            raise self._with_what_is_there(missing_days([first] * len(missing)))
 
     def _latest(self, days: Sequence[date], symbols: Sequence[Symbol], columns: tuple[str, ...]) -> pl.DataFrame:
         # Every symbol of the universe is every symbol of the file: then nothing need be filtered.

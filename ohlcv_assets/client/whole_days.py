@@ -50,7 +50,8 @@ def refuse_missing_days(
         return
     there = set((bars["timestamp"] // DAY_MS).unique()) | {day_start_ms(day) // DAY_MS for day in in_lake}
     lacking = [day for day in _needed(question, universe) if day not in there]
-    missing = [day for day in lacking if not _is_partly_there(question, day, streamed)]
+    ends = {question.interval.start_ms // DAY_MS, (question.interval.end_ms - 1) // DAY_MS}
+    missing = [day for day in lacking if day not in ends or not _is_partly_there(question, day, streamed)]
     if missing:
         more = f" and {len(missing) - 1} more days" if len(missing) > 1 else ""
         first = from_ms(missing[0] * DAY_MS).date()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ohlcv_assets import OhlcvClient
 from ohlcv_assets.bars import VALUES
-from ohlcv_assets.client import READABLE
+from ohlcv_assets.client import READABLE, daily
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import (
     CorruptFile,
@@ -212,6 +212,14 @@ def test_the_days_that_are_not_there_are_named(client):
         client.read(BTC, "2025-06-02", "2025-06-03T00:01Z", market="futures")
     with pytest.raises(DayMissing, match=r"date=2025-05-30.* and 1 more"):
         client.read(BTC, "2025-05-30", "2025-06-02", market="futures")
+
+
+def test_centuries_are_not_looked_for_file_by_file(client, monkeypatch):
+    """Of an interval of all years the lake's list says what is not there, before any file is opened."""
+    monkeypatch.setattr(daily, "read_days", None)
+    for ask in (client.read, client.scan):
+        with pytest.raises(DayMissing, match=r"date=0001-01-01.* and 3652055 more .*2 futures days, 2025-06-01"):
+            ask(BTC, "0001-01-01", "9999-12-31", market="futures")
 
 
 def test_a_symbol_without_bars_is_nothing_there(client):

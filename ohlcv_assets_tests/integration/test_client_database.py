@@ -106,6 +106,15 @@ def test_a_day_that_is_not_over_or_in_part_there_is_not_missing(streamed, databa
     assert late.height == 3
 
 
+def test_two_centuries_can_be_asked_for(streamed):
+    """What is there of two centuries is found among them, and what is not is counted."""
+    asked = {"symbols": BTC, "start": "1900-01-01", "end": "2100-01-01", "market": "futures"}
+    for source, count in (("streamed", 60), ("stitched", 1435 + 1440)):
+        assert streamed.read(**asked, source=source, on_missing="skip").height == count
+        with pytest.raises(DayMissing, match="of 1900-01-01 and 4[0-9]{4} more days"):
+            streamed.read(**asked, source=source)
+
+
 def test_a_day_before_the_listing_is_not_missing(streamed, with_database, tmp_path):
     """A symbol that was listed on the second of three days has all of its days, with a universe that knows when."""
     listed = {Symbol(BTC): ListingTimes("BTCUSDT", (Span(START_MS, START_MS + DAY_MS, "told"),))}
