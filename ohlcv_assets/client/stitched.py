@@ -60,8 +60,15 @@ def stitched(
     ahead = _ahead(question, _held(question, lake, daily, in_lake), streamed, read_ledger)
     rest = _rest(question, in_lake, ahead)
     parts = [_marked(streamed.read(part, columns), "streamed") for part in _questions(question, rest)]
-    kept = lake if ahead.is_empty() else lake.with_columns(_DAY).join(ahead, on=_PAIR, how="anti").drop("day")
-    return pl.concat([_marked(kept, "daily"), *parts]).sort("symbol", "timestamp")
+    kept = (
+        lake
+        if ahead.is_empty()
+        else lake.with_columns(_DAY).join(ahead, on=_PAIR, how="anti", maintain_order="left").drop("day")
+    )
+    others = [part for part in parts if not part.is_empty()]
+    if not others:  # the lake's bars are in order
+        return _marked(kept, "daily")
+    return pl.concat([_marked(kept, "daily"), *others]).sort("symbol", "timestamp")
 
 
 def _held(question: Question, lake: pl.DataFrame, daily: DailyBars, in_lake: Sequence[date]) -> pl.DataFrame:

@@ -111,7 +111,7 @@ def test_two_centuries_can_be_asked_for(streamed):
     asked = {"symbols": BTC, "start": "1900-01-01", "end": "2100-01-01", "market": "futures"}
     for source, count in (("streamed", 60), ("stitched", 1435 + 1440)):
         assert streamed.read(**asked, source=source, on_missing="skip").height == count
-        with pytest.raises(DayMissing, match="of 1900-01-01 and 4[0-9]{4} more days"):
+        with pytest.raises(DayMissing, match=r"of 1900-01-01 and 4[0-9]{4} more days"):
             streamed.read(**asked, source=source)
 
 
