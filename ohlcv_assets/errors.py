@@ -152,7 +152,7 @@ class ObjectMissing(Finding):
 
 
 class DayMissing(ObjectMissing):
-    """A UTC day's bars are not in the lake."""
+    """A UTC day's bars are not in the lake, or not in the store that was asked."""
 
 
 class NoBars(Finding):
