@@ -1,6 +1,6 @@
-"""What holds of every command: an option or a name that is given as nothing is refused, and never taken for its default.
+"""What holds of every command: what is given as nothing is refused, and never taken for its default; both spellings are offered.
 
-Lives here: that rule. Does not: any command. `--universe "$VERSION"` of a script whose variable is not set would be the universe in
+Lives here: these rules. Does not: any command. `--universe "$VERSION"` of a script whose variable is not set would be the universe in
 use otherwise, and an empty folder the one where the script runs.
 """
 
@@ -17,6 +17,15 @@ class Command(TyperCommand):
     """A command of the program."""
 
     # typer brings its own copy of click, whose names are private.
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """What a shell offers; options in the spelling that was begun, --start-timestamp or --start_timestamp."""
+        if not incomplete.startswith("--") or "_" not in incomplete:
+            return super().shell_complete(ctx, incomplete)
+        offered = super().shell_complete(ctx, incomplete.replace("_", "-"))
+        for each in offered:
+            each.value = f"--{each.value.removeprefix('--').replace('-', '_')}"
+        return offered
+
     def invoke(self, ctx: Any) -> Any:
         """Run it, unless something is given as nothing."""
         for parameter in self.params:

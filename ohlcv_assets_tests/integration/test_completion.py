@@ -53,6 +53,8 @@ def test_each_shell_gets_its_script(tmp_path: Path, shell: str, says: str) -> No
         (("cov",), ["coverage"]),
         (("universe", "sh"), ["show"]),
         (("coverage", "--mis"), ["--missing"]),
+        (("download-bulk", "--start_"), ["--start_timestamp"]),
+        (("download-bulk", "--start-"), ["--start-timestamp"]),
         (("coverage", "--market", ""), ["spot", "futures"]),
         (("coverage", "--source", ""), ["daily", "streamed", "both"]),
         (("read", "--source", "st"), ["streamed", "stitched"]),
