@@ -269,6 +269,11 @@ def next_version(folder: Path) -> str:
     return _after(max(_released(folder), key=_number, default=None))
 
 
+def comes_after(version: str, other: str) -> bool:
+    """Whether a version is a later one, by its numbers: v7.31 comes after v7.4."""
+    return _number(version) > _number(other)
+
+
 def _after(version: str | None) -> str:
     major, minor = (1, -1) if version is None else _number(version)
     return f"v{major}.{minor + 1}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,38 @@ def universe_of(configured: Settings, version: str | None, market: Market) -> Un
             f"{universe.version} has no {market} symbols", hint="choose another market, or another universe"
         )
     return universe
+
+
+@dataclass(frozen=True)
+class Now:
+    """A moment, and whose clock says so."""
+
+    moment_ms: float
+    clock: str
+
+    def __str__(self) -> str:
+        from ohlcv_assets.timestamps import MINUTE_MS, floor_to, iso
+
+        return f"{self.clock} says {iso(floor_to(round(self.moment_ms), MINUTE_MS))}"
+
+
+def now_of(configured: Settings, market: Market) -> Now:
+    """What time it is: by a replay exchange, whose days are not ours, or by the clock of this machine, as nearly as days go.
+
+    Where the replay exchange does not answer, what is stored can be looked at all the same, and the clock's name says which it is.
+    """
+    from ohlcv_assets.clock import utc_now
+    from ohlcv_assets.errors import TransientError
+    from ohlcv_assets.exchange.server_time import measure_clock
+    from ohlcv_assets.timestamps import to_ms
+
+    here = to_ms(utc_now())
+    if configured.exchange_url is None:
+        return Now(here, "the clock of this machine")
+    try:
+        return Now(measure_clock(market, configured.exchange_url).now_ms(), "the exchange's clock")
+    except TransientError:
+        return Now(here, "the clock of this machine (the exchange does not answer)")
 
 
 def day_of(text: str) -> date:

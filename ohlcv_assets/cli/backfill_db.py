@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ohlcv_assets.cli.asked import MarketOption, UniverseOption
+from ohlcv_assets.cli.download_bulk import going_on, run_id_of
 from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ohlcv_assets.timestamps import Interval
 
 
+@going_on
 def backfill_db(
     start: Annotated[str, typer.Option(help="First moment, UTC: 2025-06-01T05:00Z.", show_default=False)],
     end: Annotated[str, typer.Option(help="The end, which is not part of it.", show_default=False)],
@@ -44,7 +46,6 @@ def backfill_db(
     """  # noqa: D301  \b keeps the example's line
     from ohlcv_assets.cli.asked import universe_of
     from ohlcv_assets.cli.bulk_display import open_display
-    from ohlcv_assets.cli.download_bulk import finished
     from ohlcv_assets.instruments import Market
     from ohlcv_assets.timestamps import Interval
 
@@ -52,9 +53,7 @@ def backfill_db(
     chosen, interval = Market.parse(market), Interval.parse(start, end)
     released = universe_of(configured, universe, chosen)
     with open_display(as_json=as_json) as display:
-        result: Backfilled = finished(
-            _backfill(configured, chosen, released, interval, display, only_missing=only_missing)
-        )
+        result = asyncio.run(_backfill(configured, chosen, released, interval, display, only_missing=only_missing))
         display.report(result.sentence, result.facts(), result.missing)
     if not result.is_complete:
         raise typer.Exit(1)
@@ -69,7 +68,6 @@ async def _backfill(
     *,
     only_missing: bool,
 ) -> Backfilled:
-    from ohlcv_assets.cli.download_bulk import run_id_of
     from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.exchange.binance import open_exchange
     from ohlcv_assets.quality.backfill import backfill

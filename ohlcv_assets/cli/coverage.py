@@ -14,7 +14,7 @@ import typer
 
 from ohlcv_assets.cli.asked import JsonOption, MarketOption, UniverseOption
 from ohlcv_assets.cli.completion import choices, complete_symbol
-from ohlcv_assets.settings import settings
+from ohlcv_assets.settings import Settings, settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ohlcv_assets.cli.coverage_facts import Coverage
     from ohlcv_assets.client import OhlcvClient
     from ohlcv_assets.client.question import MissingFrom, Source
+    from ohlcv_assets.instruments import Market
     from ohlcv_assets.timestamps import Interval
 
 _Symbols = Annotated[
@@ -38,7 +39,10 @@ _Start = Annotated[
 ]  # fmt: skip
 _End = Annotated[
     str | None,
-    typer.Option(help="The end, which is not part of it; default: the last midnight, UTC.", show_default=False),
+    typer.Option(
+        help="The end, which is not part of it; default: the last midnight, UTC, by the clock of the exchange.",
+        show_default=False,
+    ),
 ]
 _Sources = Annotated[
     str,
@@ -101,11 +105,12 @@ def coverage(
     from ohlcv_assets.instruments import Market
 
     _refuse(source, output)
-    interval = _interval(start, end)
     configured = settings()
     if universe is not None:
         configured = configured.model_copy(update={"universe": universe})
-    universe_of(configured, None, Market.parse(market))
+    chosen = Market.parse(market)
+    universe_of(configured, None, chosen)
+    interval = _interval(configured, chosen, start, end)
     with open_client(configured, lake_only=source == "daily") as client:
         found = _found(client, configured.universe, market, symbols, interval, source, missing=missing)
     if output is not None:
@@ -127,13 +132,21 @@ def _refuse(source: str, output: Path | None) -> None:
         raise UsageError(f"{output} does not say which kind of heat map", hint="end its name in .png or .html")
 
 
-def _interval(start: str | None, end: str | None) -> Interval:
+def _interval(configured: Settings, market: Market, start: str | None, end: str | None) -> Interval:
     """[start, end); what is not given is the last midnight, and thirty days before the end."""
-    from ohlcv_assets.clock import utc_now
+    from ohlcv_assets.cli.asked import now_of
     from ohlcv_assets.errors import UsageError
-    from ohlcv_assets.timestamps import DAY_MS, Interval, floor_to, parse_time, to_ms
+    from ohlcv_assets.timestamps import DAY_MS, Interval, floor_to, parse_time
 
-    end_ms = floor_to(to_ms(utc_now()), DAY_MS) if end is None else parse_time(end)
+    if end is None:
+        now = now_of(configured, market)
+        end_ms = floor_to(round(now.moment_ms), DAY_MS)
+        if start is not None and parse_time(start) >= end_ms:
+            raise UsageError(
+                f"no day of what begins at {start} is over: {now}", hint="choose an earlier start, or give --end"
+            )
+    else:
+        end_ms = parse_time(end)
     interval = Interval(end_ms - _DEFAULT_DAYS * DAY_MS if start is None else parse_time(start), end_ms)
     if interval.end_ms - interval.start_ms > _MOST_DAYS * DAY_MS:
         raise UsageError(f"{interval} is longer than Binance exists", hint="look at the years of --start and --end")

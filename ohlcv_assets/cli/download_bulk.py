@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
@@ -37,6 +38,7 @@ _SUPPORTED = {
 }
 #: As a shell reports a program that was ended by Ctrl-C.
 _INTERRUPTED = 130
+_Options = ParamSpec("_Options")
 
 _Start = Annotated[str, typer.Option(help="First moment, UTC: 2025-06-01 or 2025-06-01T00:00Z.", show_default=False)]
 _End = Annotated[str, typer.Option(help="The end, which is not part of it: 2025-07-01.", show_default=False)]
@@ -78,6 +80,21 @@ class _Result:
     missing: pl.DataFrame | None = None
 
 
+def going_on(command: Callable[_Options, None]) -> Callable[_Options, None]:
+    """Ctrl-C ends such a command with the code that shells use, and a word on how to go on; from its first moment on."""
+
+    @wraps(command)
+    def run(*options: _Options.args, **named: _Options.kwargs) -> None:
+        try:
+            command(*options, **named)
+        except KeyboardInterrupt as error:
+            typer.echo("stopped: the same command goes on where this one ended", err=True)
+            raise typer.Exit(_INTERRUPTED) from error
+
+    return run
+
+
+@going_on
 def download_bulk(
     start_timestamp: _Start,
     end_timestamp: _End,
@@ -125,6 +142,7 @@ def download_bulk(
 
     named = {"vendor": vendor, "exchange_id": exchange_id, "data_type": data_type, "data_format": data_format}
     _insist_on_supported(named)
+    _insist_on_a_lake(data_format, s3_path)
     configured = settings()
     market, interval, released = _what(configured, contract_type, start_timestamp, end_timestamp, universe)
     parts = {"download_mode": download_mode, "downloading_entity": downloading_entity, "action_tag": action_tag}
@@ -136,17 +154,8 @@ def download_bulk(
     lake_url = _lake_url(configured, s3_path)
     wish = _Wish(market, interval, released, data_format, signature, lake_url, dry_run, assert_on_missing_data)
     with open_display(as_json=as_json) as display:
-        result = finished(_download(configured, wish, display))
+        result = asyncio.run(_download(configured, wish, display))
         _report(wish, result, display)
-
-
-def finished(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run the work; Ctrl-C ends it with the code that shells use, and a word on how to go on."""
-    try:
-        return asyncio.run(work)
-    except KeyboardInterrupt as error:
-        typer.echo("stopped: the same command goes on where this one ended", err=True)
-        raise typer.Exit(_INTERRUPTED) from error
 
 
 def _insist_on_supported(named: dict[str, str]) -> None:
@@ -157,6 +166,16 @@ def _insist_on_supported(named: dict[str, str]) -> None:
             raise UsageError(
                 f"--{option} {value} is not supported", hint=f"use --{option} {' or '.join(_SUPPORTED[option])}"
             )
+
+
+def _insist_on_a_lake(data_format: str, s3_path: str | None) -> None:
+    from ohlcv_assets.errors import UsageError
+
+    if data_format != "parquet" and s3_path is not None:
+        raise UsageError(
+            f"--data_format {data_format} stores nothing in a lake, and --s3_path {s3_path} is one",
+            hint="leave one of them away",
+        )
 
 
 def _what(

@@ -124,18 +124,34 @@ def _changed(doubtful: pl.DataFrame) -> int:
 def _worked_out(configured: Settings, market: Market, day: date, universe: Universe, *, record: bool) -> _Answer:
     """The ledger of what both stores hold now, kept in both when that is asked for."""
     from ohlcv_assets.cli.stores import open_database, open_lake
+    from ohlcv_assets.errors import DayMissing
     from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
     from ohlcv_assets.storage.lake import Signature
 
     lake = open_lake(configured)
-    # What was never downloaded is an error here, and needs no database to be one.
-    lake.content_hash_of(Signature.daily(market, universe), day)
+    try:
+        # What was never downloaded is an error here, and needs no database to be one.
+        lake.content_hash_of(Signature.daily(market, universe), day)
+    except DayMissing:
+        _insist_on_past(configured, market, day)
+        raise
     with open_database(configured) as database:
         found = ledger_of_day(database, lake, universe, market, day)
         if not record:
             return _Answer(found, "worked out now, not recorded", is_recorded=False)
         version, _ = keep_ledger(database, lake, universe, found, run_id=f"ledger-{os.getpid()}-{day}")
         return _Answer(found, f"recorded now as version {version}", is_recorded=True)
+
+
+def _insist_on_past(configured: Settings, market: Market, day: date) -> None:
+    """A day that is not over cannot be downloaded: that is why it is not there."""
+    from ohlcv_assets.cli.asked import now_of
+    from ohlcv_assets.errors import UsageError
+    from ohlcv_assets.timestamps import Interval
+
+    now = now_of(configured, market)
+    if Interval.of_day(day).end_ms > now.moment_ms:
+        raise UsageError(f"{day} is not over: {now}", hint="choose an earlier day")
 
 
 def _tell(answer: _Answer) -> None:

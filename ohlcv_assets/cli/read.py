@@ -129,9 +129,12 @@ def read(
     from ohlcv_assets.cli.formats import format_of, written
     from ohlcv_assets.cli.stores import open_client
     from ohlcv_assets.client.question import interval_of, symbols_of
+    from ohlcv_assets.errors import UsageError
     from ohlcv_assets.instruments import Market
 
-    chosen = format_of("jsonl" if as_json and format_ is None else format_, output)
+    if as_json and format_ not in (None, "jsonl"):
+        raise UsageError(f"--json is --format jsonl, and not {format_}", hint="give one of them")
+    written_as = format_of("jsonl" if as_json else format_, output)
     options = {
         "source": source,
         "as_of": as_of,
@@ -149,7 +152,7 @@ def read(
         configured = configured.model_copy(update={"universe": universe})
     wanted = symbols_of(universe_of(configured, None, chosen), chosen, names_of(symbols))
     with open_client(configured) as client:
-        written(_parts(client, wanted, interval_of(start, end), {"market": market, **options}), chosen, output)
+        written(_parts(client, wanted, interval_of(start, end), {"market": market, **options}), written_as, output)
 
 
 def _parts(

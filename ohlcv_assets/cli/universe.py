@@ -245,14 +245,19 @@ def _words(option: str, text: str) -> frozenset[str]:
 def _former(base_version: str | None, version: str | None) -> tuple[Universe, dict[Market, list[Symbol]]]:
     """The version whose listing times are known, and which of its symbols stay."""
     from ohlcv_assets.cli.universe_tables import delisted
-    from ohlcv_assets.errors import UniverseChanged
-    from ohlcv_assets.instruments import Market, Universe, released_versions
+    from ohlcv_assets.errors import UniverseChanged, UsageError
+    from ohlcv_assets.instruments import Market, Universe, comes_after, released_versions
 
     nothing = Universe.of(version or "v0", {})  # a version of another form is refused before anything is asked
     released = list(released_versions(settings().universes))
     if version in released:
         raise UniverseChanged(
             f"universe {version} is released already, and a version never changes",
+            hint="leave --version away for the next number",
+        )
+    if version is not None and released and not comes_after(version, released[-1]):
+        raise UsageError(
+            f"{version} does not come after {released[-1]}, the newest universe",
             hint="leave --version away for the next number",
         )
     if base_version == _NONE or (base_version is None and not released):

@@ -159,10 +159,17 @@ def _findings(configured: Settings, opened: ExitStack, console: Console) -> Qual
 
 def _days_since(since: str, clock: Clock) -> list[date]:
     """The finished UTC days of the exchange's clock from `since` on."""
+    from ohlcv_assets.errors import UsageError
     from ohlcv_assets.quality.history import last_days
+    from ohlcv_assets.timestamps import iso
 
     (yesterday,) = last_days(clock, 1)
     first = _first_day(since, yesterday)
+    if first > yesterday:
+        raise UsageError(
+            f"{first} is not over: the exchange's clock says {iso(clock.now_ms())}",
+            hint=f"choose {yesterday}, the last day that is over, or an earlier one",
+        )
     return last_days(clock, (yesterday - first).days + 1)
 
 

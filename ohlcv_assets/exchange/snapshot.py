@@ -54,7 +54,9 @@ class Choice:
     symbols: tuple[Symbol, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.top is not None and (self.top < 1 or len(self.quotes) != 1):
+        if self.top is not None and self.top < 1:
+            raise UsageError(f"--top {self.top} takes no symbol", hint="give a number above zero, such as --top 50")
+        if self.top is not None and len(self.quotes) != 1:
             raise UsageError(
                 "the most traded symbols are ranked by the volume of one quote asset",
                 hint="give --top 50 with one --quote",

@@ -145,7 +145,7 @@ def test_a_released_version_is_refused_before_the_exchange_is_asked(run, two_ver
         (["--market", "margin"], "'margin' is no market"),
         (["--version", "newest"], "'newest' is no version"),
         (["--base-version", "v9.9"], "no released universe 'v9.9'"),
-        (["--top", "0"], "one --quote"),
+        (["--top", "0"], "--top 0 takes no symbol"),
         (["--top", "5", "--quote", "any"], "one --quote"),
         (["--top", "5", "--symbols", "BTC/USDT"], "exclude each other"),
         (["--symbols", "BTCUSDT"], "no symbol in the CCXT unified form"),
