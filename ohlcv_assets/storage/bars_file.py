@@ -125,9 +125,8 @@ def decode(content: bytes, location: str) -> DayFile:
         CorruptFile: names the location.
     """
     try:
-        metadata = pl.read_parquet_metadata(io.BytesIO(content))
-        frame = pl.read_parquet(io.BytesIO(content), hive_partitioning=False)
-    except BROKEN_PARQUET as error:
+        frame, metadata = _parsed(content)
+    except (*BROKEN_PARQUET, MemoryError) as error:
         raise corrupt(location, f"no readable Parquet file: {str(error).splitlines()[0]}") from error
     if dict(frame.schema) != SCHEMA:
         raise corrupt(location, f"schema {dict(frame.schema)} of version {metadata.get(_SCHEMA_KEY)}")
@@ -137,6 +136,19 @@ def decode(content: bytes, location: str) -> DayFile:
     if (metadata.get(_CONTENT_KEY), metadata.get(_STORE_KEY)) != (digest, _hash(frame, _STORE_COLUMNS)):
         raise corrupt(location, f"content {digest}, written as {metadata.get(_CONTENT_KEY)}")
     return DayFile(frame, digest)
+
+
+def _parsed(content: bytes) -> tuple[pl.DataFrame, Mapping[str, str]]:
+    """The rows and the notes of a file, by pyarrow: of some damaged bytes polars ends the whole process (allocation, panic)."""
+    from pyarrow import BufferReader
+    from pyarrow.parquet import ParquetFile
+
+    file = ParquetFile(BufferReader(content))
+    table = file.read()
+    table.validate(full=True)  # its texts are UTF-8, too
+    return pl.DataFrame(table), {
+        name.decode(): note.decode() for name, note in (file.metadata.metadata or {}).items()
+    }
 
 
 def noted_content_hash(metadata: Mapping[str, str], location: str) -> str:

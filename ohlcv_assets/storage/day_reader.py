@@ -80,9 +80,16 @@ def read_days(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str
     try:
         frame = _read(sources, wanted, options)
     except CorruptFile:
-        # A day that was replaced between the reading of its sums and of its rows looks damaged: in one piece, it tells.
-        frame = pl.concat([_whole(source, wanted) for source in sources]).sort("symbol", "timestamp")
+        frame = pl.concat([_read_alone(source, wanted, options) for source in sources]).sort("symbol", "timestamp")
     return frame.select(pl.lit(wanted.market).alias(name) if name == "market" else name for name in wanted.columns)
+
+
+def _read_alone(source: DaySource, wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
+    """A day that was replaced between the reading of its sums and of its rows looks damaged: in one piece, it tells."""
+    try:
+        return _read([source], wanted, options)
+    except CorruptFile:
+        return _whole(source, wanted)
 
 
 def _read(sources: Sequence[DaySource], wanted: Wanted, options: Mapping[str, Any]) -> pl.DataFrame:
