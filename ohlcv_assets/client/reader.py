@@ -164,7 +164,8 @@ class OhlcvClient(Knowledge):
 
         For what does not fit into memory, and for queries that need few rows. Nothing is verified, and the rows are sorted by
         symbol and time within each day alone, days in order. Arguments and columns are those of `read`; `source` and `state`
-        cannot be scanned. Each collection reads the days as they are then; a day that cannot be read is a `CorruptFile`.
+        cannot be scanned. Each collection reads the days as they are then; a day that cannot be read is a `CorruptFile`. The
+        lazy frame stays in its process: hand the client to another one.
 
         Raises:
             UsageError: as `read`.

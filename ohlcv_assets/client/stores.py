@@ -119,7 +119,10 @@ class Stores:
 
 
 def _insist_on_own_threads() -> None:
-    """Refuse to read in a process that was forked from one that has read: it would wait for ever.
+    """Refuse to read in a process that was forked from one where a client has opened a store: polars would wait for ever.
+
+    A client that has only been made may be forked, as by a server that loads its program first. What else has used polars before the
+    fork is not known here.
 
     Raises:
         Refused: says how such processes are started otherwise.
@@ -129,7 +132,7 @@ def _insist_on_own_threads() -> None:
         _opened_in = os.getpid()
     if _opened_in != os.getpid():
         raise Refused(
-            f"process {os.getpid()} was forked from {_opened_in}, which has read bars: polars does not work after a fork",
+            f"process {os.getpid()} was forked from {_opened_in}, where a client was used: polars does not work after a fork",
             hint='start it by multiprocessing.get_context("spawn"), or read in it alone',
         )
 
