@@ -20,7 +20,7 @@ import polars as pl
 
 from ohlcv_assets.bars import Channel
 from ohlcv_assets.errors import DatabaseUnavailable, UsageError
-from ohlcv_assets.exchange.absence import absences
+from ohlcv_assets.exchange.absence import DELISTED, NOT_LISTED_YET, NearestBars, absences
 from ohlcv_assets.exchange.fetch import Fetched, Progress, fetch_bars
 from ohlcv_assets.exchange.metrics import serving_metrics
 from ohlcv_assets.exchange.stream import OnMinute, OnStart, stream_bars
@@ -199,11 +199,13 @@ async def download_day(
     replace: bool = False,
     universe_hash: str | None = None,
     fetched: Fetched | None = None,
+    nearest: NearestBars | None = None,
 ) -> DayDownload:
     """Fetch a whole UTC day by REST and put it into the lake as one file, with the universe's hash noted in it.
 
     Beside it goes what is not in it and why (`Lake.write_absent`): an empty list when nothing is absent, which is a
-    statement too. `fetched` is the day as somebody has fetched it already (bulk.py does, several days with one question).
+    statement too. `fetched` is the day as somebody has fetched it already (bulk.py does, several days with one question), `nearest` what
+    its other days have asked about the symbols.
 
     Raises:
         UsageError: the day is not over on the exchange.
@@ -218,6 +220,40 @@ async def download_day(
         lake.write_day, signature, day, fetched.bars, replace=replace, universe_hash=universe_hash
     )
     # After the bars: what a refused day lacks must not be said of the day that stays.
-    absent = await absences(exchange, fetched, interval)
+    absent = await absences(exchange, fetched, interval, nearest)
     await asyncio.to_thread(lake.write_absent, signature, day, absent)
     return DayDownload(fetched, written, absent)
+
+
+async def keep_empty_day(
+    exchange: Exchange,
+    lake: Lake,
+    signature: Signature,
+    day: date,
+    fetched: Fetched,
+    nearest: NearestBars | None = None,
+) -> bool:
+    """Keep that a UTC day has no bar, where it is proved of every minute; whether it is.
+
+    Two answers without a bar are no proof of a whole day: an exchange that has lost it, or is being mended, answers so. That each
+    symbol's first bar came later is one, and so is its delisting. `known_empty` finds it again.
+    """
+    absent = await absences(exchange, fetched, Interval.of_day(day), nearest)
+    if not _is_proved(absent):
+        return False
+    await asyncio.to_thread(lake.write_absent, signature, day, absent)
+    return True
+
+
+def known_empty(lake: Lake, signature: Signature, symbols: Sequence[Symbol], day: date) -> bool:
+    """Whether the lake keeps of a day without bars that none of these symbols was listed in any of its minutes."""
+    absent = lake.read_absent(signature, day)
+    told = absent.filter(pl.col("symbol").is_in(list(symbols))).height
+    return told == len(symbols) * len(Interval.of_day(day).minutes) and _is_proved(absent)
+
+
+def _is_proved(absent: pl.DataFrame) -> bool:
+    """Whether each row says that the symbol was not listed, and from what that is known."""
+    was_not_listed = pl.col("cause").is_in([NOT_LISTED_YET, DELISTED])
+    without_bar = pl.col("proof").is_null() | pl.col("proof").str.contains('"first_bar": null', literal=True)
+    return absent.height > 0 and absent.filter(~was_not_listed | without_bar).is_empty()

@@ -1,6 +1,6 @@
 """What `ohlcv download-bulk` and `ohlcv backfill-db` show: a bar with rate and time left on a terminal, lines elsewhere, JSON for machines.
 
-Lives here: the three displays. Does not: any number (bulk.py).
+Lives here: the three displays. Does not: any number (bulk_plan.py, bulk.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from ohlcv_assets.bulk import Done, Plan
+from ohlcv_assets.bulk import Done
+from ohlcv_assets.bulk_plan import Plan
 from ohlcv_assets.quality.backfill import named_ranges
 from ohlcv_assets.timestamps import iso
 
@@ -33,12 +34,14 @@ class Display:
         self._started_s = self._told_s = time.monotonic()
         self._expected = 0
 
-    def plan(self, plan: Plan) -> None:
-        """What is going to be fetched."""
+    def plan(self, plan: Plan, *, dry_run: bool = False) -> None:
+        """What is going to be fetched; what it may take at most is told who has not begun."""
         self._started_s = self._told_s = time.monotonic()
         self._expected = plan.bars
         for line in _planned(plan):
             print(line, flush=True)
+        if dry_run and plan.absence_requests:
+            print(_at_most(plan), flush=True)
 
     def done(self, done: Done) -> None:
         """How far it is; told often."""
@@ -72,7 +75,7 @@ class JsonDisplay(Display):
 
     every_s = _JSON_EVERY_S
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Plan, *, dry_run: bool = False) -> None:
         """What is going to be fetched."""
         self._started_s = self._told_s = time.monotonic()
         self._say("plan", **plan.facts())
@@ -99,9 +102,9 @@ class BarDisplay(Display):
         self._progress = progress
         self._task: TaskID | None = None
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Plan, *, dry_run: bool = False) -> None:
         """What is going to be fetched."""
-        super().plan(plan)
+        super().plan(plan, dry_run=dry_run)
         self._task = self._progress.add_task("bars", total=plan.bars, pace="")
 
     def progress(self, done: Done) -> None:
@@ -137,6 +140,7 @@ def open_display(*, as_json: bool) -> Iterator[Display]:
 def _planned(plan: Plan) -> Iterator[str]:
     are = "day is" if plan.days_there == 1 else "days are"
     there = f", {plan.days_there} {are} there already" if plan.days_there else ""
+    there += f", {plan.days_empty} without any bar" if plan.days_empty else ""
     cut = (
         f" (cut off at {iso(plan.cut_at_ms)}: what comes after is not finished)" if plan.cut_at_ms is not None else ""
     )
@@ -146,6 +150,15 @@ def _planned(plan: Plan) -> Iterator[str]:
     yield (
         f"{plan.bars:,} bars, {plan.requests:,} requests, weight {plan.weight:,}: "
         f"{plan.minutes:,} min of the exchange's budget ({plan.weight_a_minute:,} a minute)"
+    )
+
+
+def _at_most(plan: Plan) -> str:
+    """What it takes when all turns out to be absent that can be; a symbol whose listing is known costs no more than the plan."""
+    most = plan.facts()
+    return (
+        f"at most {most['requests_at_most']:,} requests, weight {most['weight_at_most']:,}: where a symbol has no bar, and nobody says since "
+        "when it is listed, that takes a second answer"
     )
 
 

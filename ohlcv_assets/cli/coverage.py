@@ -40,7 +40,7 @@ _Start = Annotated[
 _End = Annotated[
     str | None,
     typer.Option(
-        help="The end, which is not part of it; default: the last midnight, UTC, by the clock of the exchange.",
+        help="The end, which is not part of it; default: the last midnight, UTC; of a replay exchange, its own.",
         show_default=False,
     ),
 ]

@@ -1,7 +1,7 @@
 """`ohlcv download-bulk`: a stretch of history, as the days of the lake or as bars in PostgreSQL.
 
 Lives here: the command's options, what can be asked for at all, and its exit code. Does not: what is missing and getting
-it (bulk.py), or what is shown (cli/bulk_display.py). Each option can be written with dashes or with underscores.
+it (bulk_plan.py, bulk.py), or what is shown (cli/bulk_display.py). Each option can be written with dashes or with underscores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ohlcv_assets.settings import Settings, lake_place, settings
 if TYPE_CHECKING:
     import polars as pl
 
-    from ohlcv_assets.bulk import Done, Plan
+    from ohlcv_assets.bulk import Done
+    from ohlcv_assets.bulk_plan import Plan
     from ohlcv_assets.cli.bulk_display import Display
     from ohlcv_assets.exchange.binance import Exchange
     from ohlcv_assets.instruments import Market, Symbol, Universe
@@ -243,12 +244,13 @@ async def _download(configured: Settings, wish: _Wish, display: Display) -> _Res
 
 
 async def _into_lake(lake: Lake, wish: _Wish, exchange: Exchange, display: Display) -> _Result:
-    from ohlcv_assets.bulk import download_days, plan_days
+    from ohlcv_assets.bulk import download_days
+    from ohlcv_assets.bulk_plan import plan_days
     from ohlcv_assets.quality.backfill import missing_days
 
     dataset = exchange, lake, wish.signature
     plan = await asyncio.to_thread(plan_days, *dataset, wish.symbols, wish.interval)
-    display.plan(plan)
+    display.plan(plan, dry_run=wish.dry_run)
     if wish.dry_run:
         return _Result(plan)
     done = await download_days(*dataset, plan, universe_hash=wish.universe.content_hash, on_done=display.done)
@@ -259,13 +261,14 @@ async def _into_lake(lake: Lake, wish: _Wish, exchange: Exchange, display: Displ
 
 
 async def _into_database(configured: Settings, wish: _Wish, exchange: Exchange, display: Display) -> _Result:
-    from ohlcv_assets.bulk import download_bars, plan_bars
+    from ohlcv_assets.bulk import download_bars
+    from ohlcv_assets.bulk_plan import plan_bars
     from ohlcv_assets.cli.stores import open_database
     from ohlcv_assets.quality.backfill import missing_bars
 
     with await asyncio.to_thread(open_database, configured) as database:
         plan = await asyncio.to_thread(plan_bars, exchange, database, wish.symbols, wish.interval)
-        display.plan(plan)
+        display.plan(plan, dry_run=wish.dry_run)
         if wish.dry_run:
             return _Result(plan)
         done = await download_bars(exchange, database, plan, run_id=run_id_of(exchange), on_done=display.done)

@@ -123,17 +123,22 @@ def _changed(doubtful: pl.DataFrame) -> int:
 
 def _worked_out(configured: Settings, market: Market, day: date, universe: Universe, *, record: bool) -> _Answer:
     """The ledger of what both stores hold now, kept in both when that is asked for."""
+    from ohlcv_assets.capture import known_empty
     from ohlcv_assets.cli.stores import open_database, open_lake
-    from ohlcv_assets.errors import DayMissing
+    from ohlcv_assets.errors import DayMissing, NoBars
     from ohlcv_assets.quality.ledger_day import keep_ledger, ledger_of_day
     from ohlcv_assets.storage.lake import Signature
 
-    lake = open_lake(configured)
+    lake, signature = open_lake(configured), Signature.daily(market, universe)
     try:
         # What was never downloaded is an error here, and needs no database to be one.
-        lake.content_hash_of(Signature.daily(market, universe), day)
-    except DayMissing:
+        lake.content_hash_of(signature, day)
+    except DayMissing as error:
         _insist_on_past(configured, market, day)
+        if known_empty(lake, signature, universe.symbols[market], day):
+            raise NoBars(
+                f"no {market} symbol of {universe.version} was listed on {day}", hint="choose a later day"
+            ) from error
         raise
     with open_database(configured) as database:
         found = ledger_of_day(database, lake, universe, market, day)

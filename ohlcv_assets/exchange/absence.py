@@ -15,8 +15,9 @@ A `Fetched` comes in; one row a minute goes out, with the cause and, as JSON, it
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +48,37 @@ class _Edges:
     last_asked: bool = False
 
 
-async def absences(exchange: Exchange, fetched: Fetched, interval: Interval) -> pl.DataFrame:
+class NearestBars:
+    """The first and the last bars of symbols of one exchange, each asked for once, for all the days of a download."""
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[Symbol, str], asyncio.Future[int | None]] = {}
+
+    async def first_ms(self, exchange: Exchange, symbol: Symbol) -> int | None:
+        """The start of its first bar; None when two answers have none."""
+        return await self._once((symbol, "first"), lambda: nearest_bar(exchange, symbol, after_ms=0))
+
+    async def last_ms(self, exchange: Exchange, symbol: Symbol) -> int | None:
+        """The start of its last bar by now; None when two answers have none."""
+        return await self._once((symbol, "last"), lambda: nearest_bar(exchange, symbol))
+
+    async def _once(self, key: tuple[Symbol, str], ask: Callable[[], Coroutine[Any, Any, int | None]]) -> int | None:
+        # The question is kept, and not its answer: days are looked at side by side.
+        if key not in self._asked:
+            self._asked[key] = asyncio.ensure_future(ask())
+        return await self._asked[key]
+
+
+async def absences(
+    exchange: Exchange, fetched: Fetched, interval: Interval, nearest: NearestBars | None = None
+) -> pl.DataFrame:
     """Why each minute is not there that was asked for and not brought.
 
     Args:
         exchange: the opened market.
         fetched: what `fetch_bars` brought of the interval.
         interval: what was asked for.
+        nearest: shared by several calls, so that a symbol is asked about once.
 
     Returns:
         `ABSENCES_SCHEMA`, sorted by (symbol, timestamp): a row for each minute of `missing` and `not_listed`.
@@ -66,14 +91,15 @@ async def absences(exchange: Exchange, fetched: Fetched, interval: Interval) -> 
         Symbol(str(symbol)): runs_of_minutes(minutes["timestamp"].to_list())
         for (symbol,), minutes in fetched.missing.group_by("symbol")
     }
-    trades = _most_trade(exchange)
+    trades, nearest = _most_trade(exchange), nearest or NearestBars()
     rows = list(_not_listed(exchange, fetched))
 
     async def explain(symbol: Symbol, runs: Sequence[Interval]) -> None:
         if symbol in fetched.refused:
             rows.extend(_rows(symbol, runs, UNKNOWN, {"refusal": fetched.refused[symbol]}))
             return
-        edges = await _edges(exchange, symbol, runs, interval.start_ms, end_ms, trades=trades)
+        within = Interval(interval.start_ms, end_ms)
+        edges = await _edges(exchange, nearest, symbol, runs, within, trades=trades)
         rows.extend(_of_symbol(exchange, symbol, runs, edges))
 
     await in_parallel((explain(symbol, runs) for symbol, runs in sorted(missing.items())), CONCURRENCY)
@@ -97,15 +123,21 @@ def _not_listed(exchange: Exchange, fetched: Fetched) -> Iterator[_Row]:
 
 
 async def _edges(
-    exchange: Exchange, symbol: Symbol, runs: Sequence[Interval], start_ms: int, end_ms: int, *, trades: bool
+    exchange: Exchange,
+    nearest: NearestBars,
+    symbol: Symbol,
+    runs: Sequence[Interval],
+    within: Interval,
+    *,
+    trades: bool,
 ) -> _Edges:
     """Ask for the first bar of a symbol that lacks the beginning, and for the last one of a symbol that lacks the end."""
     listed = exchange.listing[symbol]
     edges = _Edges()
-    if listed.listed_since_ms is None and runs[0].start_ms == start_ms:
-        edges = _Edges(first_ms=await nearest_bar(exchange, symbol, after_ms=0), first_asked=True)
-    if trades and not listed.active and runs[-1].end_ms == end_ms:
-        last_ms = await nearest_bar(exchange, symbol)
+    if listed.listed_since_ms is None and runs[0].start_ms == within.start_ms:
+        edges = _Edges(first_ms=await nearest.first_ms(exchange, symbol), first_asked=True)
+    if trades and not listed.active and runs[-1].end_ms == within.end_ms:
+        last_ms = await nearest.last_ms(exchange, symbol)
         edges = _Edges(edges.first_ms, edges.first_asked, last_ms, last_asked=True)
     return edges
 

@@ -238,7 +238,8 @@ async def _settle(exchange: Exchange, symbol: Symbol, page: Interval) -> Piece:
         again = await fetch_page(exchange, symbol, Interval(lacking[0], lacking[-1] + MINUTE_MS))
         found = again.filter(pl.col("timestamp").is_in(lacking))
         if found.is_empty():
-            _log.warning("minutes are missing on the exchange", symbol=symbol, runs=[str(run) for run in runs_of_minutes(lacking)][:5], minutes=len(lacking))  # fmt: skip
+            # A page at a time: who asked says how many in all. Dagster's runs log it; a command does with --verbose.
+            _log.info("minutes are missing on the exchange", symbol=symbol, runs=[str(run) for run in runs_of_minutes(lacking)][:5], minutes=len(lacking))  # fmt: skip
             break
         frames.append(found)
         lacking = sorted(set(lacking) - set(found["timestamp"].to_list()))

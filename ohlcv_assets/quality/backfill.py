@@ -1,7 +1,7 @@
 """A backfill of PostgreSQL, and the proof that a store is whole: every expected bar is there, or named.
 
 Lives here: the download of a stretch of time into the database and the comparison of what is then stored with the grid;
-Dagster's job and `ohlcv backfill-db` call the same function. Does not: planning and fetching (bulk.py), or the grid itself
+Dagster's job and `ohlcv backfill-db` call the same function. Does not: planning and fetching (bulk_plan.py, bulk.py), or the grid itself
 (completeness.py). What is expected: every minute of every symbol, but for those in which it was not listed.
 """
 
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ohlcv_assets.bulk import Done, OnDone, OnPlan, Plan, by_days, download_bars, finished_days, plan_bars
+from ohlcv_assets.bulk import Done, OnDone, download_bars
+from ohlcv_assets.bulk_plan import OnPlan, Plan, by_days, finished_days, plan_bars
 from ohlcv_assets.exchange.fetch import MINUTES_SCHEMA
 from ohlcv_assets.instruments import Symbol
 from ohlcv_assets.quality.completeness import coverage

@@ -7,13 +7,12 @@ reads it (steady.py), or folders and buckets (objects.py). Bars come from exchan
 
     periodic_daily/dagster/downloaded_1min/parquet/ohlcv/futures/v7_3/ccxt/binance/
         date=2025-06-01/bars.parquet                                       the day
-        date=2025-06-01/absent.parquet                                     the minutes that it does not have, and why
+        date=2025-06-01/absent.parquet                                     the minutes that it does not have, and why; alone: it has none
         date=2025-06-01/replaced/20250602T040000.000001Z-0123456789ab.parquet   what it was before, by when it was known
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, Literal
@@ -38,15 +37,13 @@ from ohlcv_assets.storage.day_reader import missing_days
 from ohlcv_assets.storage.lake_day import Day, Written
 from ohlcv_assets.storage.lake_versions import Version, kept_name, known_since
 from ohlcv_assets.storage.objects import StoredObject, open_store
-from ohlcv_assets.storage.signature import BARS_FILE, Signature
+from ohlcv_assets.storage.signature import BARS_FILE, Signature, days_with
 from ohlcv_assets.storage.steady import Source, queried, scanned, steadily
 from ohlcv_assets.timestamps import Interval, to_ms
 
 __all__ = ["ABSENT_SCHEMA", "Lake", "Signature", "Version", "Written"]
 
 _log = get_logger()
-
-_DAY_KEY = re.compile(rf".*/date=(\d{{4}}-\d{{2}}-\d{{2}})/{re.escape(BARS_FILE)}")
 
 
 class Lake:
@@ -218,8 +215,15 @@ class Lake:
 
     def days(self, signature: Signature) -> list[date]:
         """The UTC days that are in the lake, in order."""
-        matches = (_DAY_KEY.fullmatch(key) for key in self._store.keys(signature.path))
-        return sorted(date.fromisoformat(match[1]) for match in matches if match)
+        return sorted(days_with(BARS_FILE, self._store.keys(signature.path)))
+
+    def days_without_bars(self, signature: Signature) -> list[date]:
+        """The UTC days without bars of which something is said by `read_absent`, in order; for every reader they are not in the lake.
+
+        Such a day is known to have none, or somebody has removed its bars.
+        """
+        keys = self._store.keys(signature.path)
+        return sorted(days_with(ABSENT_FILE, keys) - days_with(BARS_FILE, keys))
 
     def put(self, key: str, content: bytes) -> str:
         """Store another object (a report, a list of differing bars), over a former one; its full path or URL.
@@ -266,7 +270,7 @@ class Lake:
         if former is not None and former.content_hash == new.content_hash:
             return self._written(new, "unchanged", stored_bytes=len(stored.content))
         if not replace:
-            raise _conflict(location, former, new)
+            raise new.conflict(location, former)
         return self._replace(new, stored, former)
 
     def _replace(self, new: Day, stored: StoredObject, former: DayFile | None) -> Written:
@@ -363,14 +367,3 @@ class Lake:
             return self.read_day(signature, day, as_of=moment)
         except NoBars:
             return pl.DataFrame(schema=SCHEMA)
-
-
-def _conflict(location: str, former: DayFile | None, new: Day) -> LakeConflict:
-    there = f"{former.content_hash[:19]} ({former.bars.height} bars)" if former else "a damaged file"
-    day, market = new.key.split("/date=")[1][:10], new.bars["market"][0]
-    return LakeConflict(
-        f"{location} holds {there}, the new bars are {new.content_hash[:19]} ({new.bars.height} bars)",
-        # It is read in the UI, in a terminal and in Python: each finds its own words.
-        hint=f"compare the two. To take the new one: `replace: true` in the launchpad, ohlcv verify --market {market} --day {day}, "
-        "or write_day(replace=True); the old one is then kept under replaced/",
-    )

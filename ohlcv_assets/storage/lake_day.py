@@ -15,8 +15,8 @@ import polars as pl
 
 from ohlcv_assets.bars import SCHEMA
 from ohlcv_assets.clock import utc_now
-from ohlcv_assets.errors import InvalidBars
-from ohlcv_assets.storage.bars_file import canonical, content_hash, encode
+from ohlcv_assets.errors import InvalidBars, LakeConflict
+from ohlcv_assets.storage.bars_file import DayFile, canonical, content_hash, encode
 from ohlcv_assets.storage.signature import Signature
 from ohlcv_assets.timestamps import Interval, iso
 
@@ -71,6 +71,17 @@ class Day:
     def file(self) -> bytes:
         """The Parquet file: made when it is needed, which it is not for content that is there already."""
         return encode(self.bars, universe_hash=self.universe_hash)
+
+    def conflict(self, location: str, former: DayFile | None) -> LakeConflict:
+        """The error of a day that is there already with other content, or damaged."""
+        there = f"{former.content_hash[:19]} ({former.bars.height} bars)" if former else "a damaged file"
+        day, market = self.key.split("/date=")[1][:10], self.bars["market"][0]
+        return LakeConflict(
+            f"{location} holds {there}, the new bars are {self.content_hash[:19]} ({self.bars.height} bars)",
+            # It is read in the UI, in a terminal and in Python: each finds its own words.
+            hint=f"compare the two. To take the new one: `replace: true` in the launchpad, ohlcv verify --market {market} --day {day}, "
+            "or write_day(replace=True); the old one is then kept under replaced/",
+        )
 
 
 def _of_day(frame: pl.DataFrame, signature: Signature, day: date) -> pl.DataFrame:

@@ -6,6 +6,7 @@ Lives here: the parts of a path and the keys of a day made of them. Does not: wh
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import date
 
@@ -72,6 +73,12 @@ class Signature:
     def folder(self, day: date) -> str:
         """The folder of a UTC day: its bars, what is absent from them, and what was replaced."""
         return f"{self.path}/date={day.isoformat()}"
+
+
+def days_with(file: str, keys: Iterable[str]) -> set[date]:
+    """The UTC days in whose folder there is a file of that name, by the keys of a dataset."""
+    matches = (re.fullmatch(rf".*/date=(\d{{4}}-\d{{2}}-\d{{2}})/{re.escape(file)}", key) for key in keys)
+    return {date.fromisoformat(match[1]) for match in matches if match}
 
 
 def ledger_key(market: Market, universe: Universe, day: date) -> str:

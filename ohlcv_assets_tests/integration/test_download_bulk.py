@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ohlcv_assets.bars import KEY, VALUES
-from ohlcv_assets.bulk import REQUESTS_AT_ONCE, SPAN_DAYS
+from ohlcv_assets.bulk import REQUESTS_AT_ONCE
+from ohlcv_assets.bulk_plan import SPAN_DAYS
 from ohlcv_assets.cli import app
 from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
 from ohlcv_assets.settings import Settings, settings
