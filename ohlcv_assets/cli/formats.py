@@ -7,16 +7,17 @@ CSV and JSON lines write times as ISO 8601 and numbers so that reading them give
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections import deque
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from ohlcv_assets.cli.output import answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     import polars as pl
 
@@ -52,7 +53,7 @@ def written(parts: Iterable[pl.DataFrame], chosen: str, output: Path | None) -> 
     Args:
         parts: at least one.
         chosen: one of `FORMATS`.
-        output: a file, in whose place the new one is put when it is whole; None: standard output.
+        output: where to (see `whole_file`); None: standard output.
     """
     write = {TABLE: _table, "csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[chosen]
     if output is None:
@@ -69,24 +70,71 @@ def written(parts: Iterable[pl.DataFrame], chosen: str, output: Path | None) -> 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that is put to its place when all of it is written; after an error nothing has changed there."""
-    from ohlcv_assets.errors import Refused, UsageError
+    """A file to write to that is put to its place when all of it is written; after an error nothing has changed there.
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    A link stays, and what it leads to is replaced. What is no file, as a device or a pipe, and a descriptor, as /dev/stdout, cannot be
+    replaced: it is written to as it stands.
+
+    Raises:
+        UsageError: nothing can be written there.
+        Refused: not all of it could be written.
+    """
+    from ohlcv_assets.errors import Refused
+
     try:
-        file = draft.open("wb")
+        with _as_it_stands(path) or _replaced(path) as file:
+            yield file
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", hint="give another --output") from error
+        raise Refused(f"{path} cannot be written: {error.strerror or error}", hint="give another --output") from error
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
+    place = path.resolve()
+    draft = place.with_name(f".{place.name}.{os.getpid()}.part")
+    with _opening(path):
+        file = draft.open("wb")
     try:
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise Refused(f"{path} cannot be written: {error.strerror or error}", hint="give another --output") from error
+        draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _as_it_stands(path: Path) -> IO[bytes] | None:
+    """What cannot be replaced, opened; None where there is a file, or nothing."""
+    with _opening(path):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            return None
+        if (descriptor := _descriptor(path)) is not None:
+            sys.stdout.flush()
+            return os.fdopen(os.dup(descriptor), "wb")
+        return None if stat.S_ISREG(mode) else path.open("wb")
+
+
+def _descriptor(path: Path) -> int | None:
+    """Which descriptor of this process the name leads to: of a file behind it, others may have written the beginning."""
+    ours = (Path("/dev/fd").resolve(), Path("/proc/self/fd").resolve())
+    while path.parent.resolve() not in ours:
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return int(path.name)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    from ohlcv_assets.errors import UsageError
+
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint="give another --output") from error
 
 
 def _csv(parts: Iterable[pl.DataFrame], file: IO[bytes]) -> int:
