@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,7 @@ from ohlcv_assets.settings import Settings, settings
 if TYPE_CHECKING:
     from datetime import date
 
-    import polars as pl
-
+    from ohlcv_assets.client import OhlcvClient
     from ohlcv_assets.instruments import Market, Universe
     from ohlcv_assets.quality.ledger import Ledger
 
@@ -41,13 +41,14 @@ class _Answer:
         ledger: the states.
         origin: where it comes from, in words.
         is_recorded: whether it is on record.
-        changed_since: of how many minutes a streamed bar became known after it was recorded: these it no longer verifies.
+        changed_since: of how many minutes a streamed bar became known after it was recorded: these it no longer verifies. None:
+            nobody could look.
     """
 
     ledger: Ledger
     origin: str
     is_recorded: bool
-    changed_since: int = 0
+    changed_since: int | None = 0
 
 
 def ledger(
@@ -61,6 +62,7 @@ def ledger(
     """Say in which state every expected minute of a UTC day is; the counts sum to symbols times minutes.
 
     What was recorded last is shown; of a day without a record, and with --now or --record, the ledger is worked out anew.
+    Without the database it is shown, too, but not whether streamed bars changed since (JSON: null).
 
     \b
     Examples:
@@ -99,26 +101,39 @@ def _recorded(configured: Settings, market: Market, day: date, universe: Univers
     interval = Interval.of_day(day)
     with open_client(configured.model_copy(update={"universe": universe.version})) as client:
         asked = (market, iso(interval.start_ms), iso(interval.end_ms))
-        told = client.ledger(*asked)
-        doubtful = client.unverified(*asked, source="streamed") if client.has_database else told.clear()
-    ranges = told.with_columns(pl.col("start", "end").dt.epoch("ms"))
-    symbols = tuple(ranges["symbol"].unique().sort())
-    if ranges.is_empty() or (ranges["end"] - ranges["start"]).sum() < len(symbols) * DAY_MS:
-        return None
+        ranges = client.ledger(*asked).with_columns(pl.col("start", "end").dt.epoch("ms"))
+        symbols = tuple(ranges["symbol"].unique().sort())
+        if ranges.is_empty() or (ranges["end"] - ranges["start"]).sum() < len(symbols) * DAY_MS:
+            return None
+        changed = _changed_since(client, asked)
     # What is on record are ranges: trades outside of a listing were told when they were found.
     untold = pl.DataFrame(schema={"symbol": pl.String, "timestamp": pl.Int64})
     found = Ledger(market, interval, symbols, ranges, untold)
-    return _Answer(found, "as recorded last", is_recorded=True, changed_since=_changed(doubtful))
+    return _Answer(found, "as recorded last", is_recorded=True, changed_since=changed)
 
 
-def _changed(doubtful: pl.DataFrame) -> int:
-    """How many minutes changed since the ledger, of what `unverified()` gave."""
+def _changed_since(client: OhlcvClient, asked: tuple[Market, str, str]) -> int | None:
+    """How many minutes changed since the ledger; None, with the reason on standard error, where no database can say."""
     import polars as pl
 
     from ohlcv_assets.client.verified import CHANGED
+    from ohlcv_assets.errors import DatabaseUnavailable, Refused
 
+    # The ledger is in the lake: to show it nobody needs PostgreSQL.
+    if not client.has_database:
+        _say_unknown("there is no database")
+        return None
+    try:
+        doubtful = client.unverified(*asked, source="streamed")
+    except (DatabaseUnavailable, Refused) as error:
+        _say_unknown(error.message)
+        return None
     later = doubtful.filter(pl.col("state") == CHANGED)
     return sum(int((end - start).total_seconds()) // 60 for start, end in later.select("start", "end").iter_rows())
+
+
+def _say_unknown(reason: str) -> None:
+    print(f"whether streamed bars changed since is not known: {reason}", file=sys.stderr)
 
 
 def _worked_out(configured: Settings, market: Market, day: date, universe: Universe, *, record: bool) -> _Answer:

@@ -208,6 +208,22 @@ def test_a_recorded_ledger_says_what_changed_since(stores, database_url: str, wh
     assert "changed since" not in program.run(*LEDGER, "--record").out
 
 
+def test_a_recorded_ledger_is_shown_while_the_database_is_away(stores, whole, monkeypatch) -> None:
+    """The lake has it: it is shown with its own exit code, and that nobody could look for changes is said, as null to machines."""
+    program = stores(whole, whole)
+    assert program.run(*LEDGER, "--record").code == 0
+    monkeypatch.setenv("OHLCV_COMMAND_PATIENCE_S", "0")
+    monkeypatch.setenv("OHLCV_DATABASE_URL", "postgresql://nobody:nothing@127.0.0.1:9/nothing")
+    ended = program.run(*LEDGER)
+    assert (ended.code, "as recorded last" in ended.out) == (0, True)
+    (line,) = ended.err.splitlines()
+    assert line.startswith("whether streamed bars changed since is not known: PostgreSQL is not available")
+    told = json.loads(program.run(*LEDGER, "--json").out)
+    assert (told["bars_expected"], told["bars_changed_since"]) == (EXPECTED, None)
+    monkeypatch.delenv("OHLCV_DATABASE_URL")
+    assert "not known: there is no database" in program.run(*LEDGER).err
+
+
 def test_a_ledger_can_be_recorded_by_hand(stores, whole) -> None:
     """--record keeps it in both stores: from then on it is shown, and verified bars are read; --now beside it is refused."""
     program = stores(whole, whole)
