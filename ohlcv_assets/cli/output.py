@@ -7,12 +7,18 @@ command.
   it says goes nowhere, and it goes on.
 - An answer that is nothing but its bytes, as that of `ohlcv read`, ends there (`answer`), with the exit code 0: who reads has what they
   wanted. Not with 141, as if SIGPIPE had killed it: a script with `pipefail` would fail of `ohlcv read ... | head`, though nothing did.
+- A terminal that is gone reads no more, either.
+- A reader that is slow is waited for, also where somebody has made the stream one that does not wait (O_NONBLOCK).
 - Standard output has no room: an error of ours. Standard error has none: there is nowhere to say so, and the work goes on.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import select
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -20,6 +26,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ohlcv_assets.errors import Refused
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: What a terminal answers that is gone; of a file on a broken disk EIO means something else.
+_GONE = (errno.EIO, errno.ENXIO)
 
 
 class _Unread(Exception):
@@ -29,7 +39,7 @@ class _Unread(Exception):
 @contextmanager
 def told_output() -> Iterator[None]:
     """Inside, a standard output that cannot be written raises `Refused`, and one that nobody reads ends nothing but an `answer`."""
-    out, err = _Out(sys.stdout or _nowhere()), _Err(sys.stderr or _nowhere())
+    out, err = _Out(_waiting(sys.stdout)), _Err(_waiting(sys.stderr))
     try:
         with redirect_stdout(cast(IO[str], out)), redirect_stderr(cast(IO[str], err)):
             yield
@@ -47,9 +57,34 @@ def answer() -> IO[bytes]:
     return cast(IO[bytes], _Answer(buffer)) if isinstance(buffer, _Out) else buffer
 
 
-def _nowhere() -> IO[str]:
-    """In the place of a stream that the shell has closed (`>&-`): Python has None for it."""
-    return Path(os.devnull).open("w", encoding="utf-8")
+def _waiting(stream: Any) -> Any:
+    """The same stream, whose writes wait for a slow reader: Python's own lose what such a pipe does not take at once."""
+    if stream is None:  # the shell has closed it (`>&-`)
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if type(stream) is not io.TextIOWrapper:  # another program's, or a test's
+        return stream
+    stream.flush()
+    raw = _Waiting(stream.fileno(), "wb", closefd=False)
+    # python -u has no buffer here: then each write is out at once.
+    buffer = raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        cast(IO[bytes], buffer), stream.encoding, stream.errors,
+        line_buffering=stream.line_buffering, write_through=stream.write_through,
+    )  # fmt: skip
+
+
+class _Waiting(io.FileIO):
+    """A descriptor to which all is written, however little it takes at once."""
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        whole = len(left)
+        while left:
+            taken = super().write(left)
+            if taken is None:
+                select.select([], [self], [])
+            left = left[taken or 0 :]
+        return whole
 
 
 class _Out:
@@ -93,9 +128,14 @@ class _Out:
             self._discard()
 
     def _failed(self, error: OSError) -> None:
-        if not isinstance(error, BrokenPipeError):
+        if not self._is_unread(error):
             self._refuse(error)
         self._discard()
+
+    def _is_unread(self, error: OSError) -> bool:
+        if isinstance(error, ConnectionError):
+            return True
+        return error.errno in _GONE and stat.S_ISCHR(os.fstat(self._stream.fileno()).st_mode)
 
     def _discard(self) -> None:
         """From now on all of it goes nowhere, also what is buffered and what child processes write."""
@@ -105,9 +145,8 @@ class _Out:
         os.close(nowhere)
 
     def _refuse(self, error: OSError) -> None:
-        raise Refused(
-            f"standard output cannot be written: {error.strerror}", hint="send it where there is room"
-        ) from error
+        hint = "send it where there is room" if error.errno in _NO_ROOM else "send it to another place"
+        raise Refused(f"standard output cannot be written: {error.strerror}", hint=hint) from error
 
 
 class _Err(_Out):

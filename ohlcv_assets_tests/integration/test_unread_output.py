@@ -1,13 +1,21 @@
 """Commands whose output nobody reads, as behind `| head -1` or `| true`: they do their work, and their exit code says the outcome."""
 
+import errno
+import fcntl
+import io
 import os
+import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from ohlcv_assets.cli import app, main
+from ohlcv_assets.cli.output import told_output
+from ohlcv_assets.errors import Refused
 from ohlcv_assets.instruments import Market, Universe, release_universe
 from ohlcv_assets.settings import settings
 from ohlcv_assets.storage.database import Database
@@ -21,9 +29,9 @@ _SYMBOLS = 3
 _HOUR = ("--start", "2025-06-01T05:00Z", "--end", "2025-06-01T06:00Z")
 
 
-def unread(*arguments: str) -> int:
-    """The exit code of the command with both its streams in a pipe that nobody reads."""
-    reading, writing = os.pipe()
+def unread(*arguments: str, opened: Callable[[], tuple[int, int]] = os.pipe) -> int:
+    """The exit code of the command with both its streams in a pipe, or a terminal, that nobody reads."""
+    reading, writing = opened()
     os.close(reading)
     try:
         command = [sys.executable, "-m", "ohlcv_assets.cli", *arguments]
@@ -91,6 +99,86 @@ def test_a_verdict_is_the_exit_code_whoever_reads(
     day = without(bars(FUTURES, minutes=1440), 100)
     program.lake.write_day(Signature.daily(Market.FUTURES, program.universe), _DAY, day)
     assert unread(*command) == code
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("coverage", "--market", "futures", "--start", "2025-06-01", "--end", "2025-06-02", "--source", "daily"), 1),
+        (("read", "BTC/USDT:USDT", "--market", "futures", "--start", "2025-06-01", "--end", "2025-06-02", "-f", "csv"), 0),
+    ],
+    ids=["coverage", "read"],
+)  # fmt: skip
+def test_a_terminal_that_is_gone_is_one_that_nobody_reads(
+    program: Program, command: tuple[str, ...], code: int
+) -> None:
+    """A window that was closed hides no verdict."""
+    day = without(bars(FUTURES, minutes=1440), 100)
+    program.lake.write_day(Signature.daily(Market.FUTURES, program.universe), _DAY, day)
+    assert unread(*command, opened=pty.openpty) == code
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("read", "BTC/USDT", "--market", "spot", "--start", "2025-06-01", "--end", "2025-06-02", "-f", "csv"),
+        (
+            "coverage",
+            "--market",
+            "spot",
+            "--start",
+            "2025-05-01",
+            "--end",
+            "2025-07-01",
+            "--source",
+            "daily",
+            "--json",
+        ),
+    ],
+    ids=["bytes", "text"],
+)
+def test_a_slow_reader_of_a_pipe_that_does_not_wait_gets_every_byte(
+    program: Program, monkeypatch, command: tuple[str, ...], unbuffered: str
+) -> None:
+    """A pipe of one page with O_NONBLOCK, as another program leaves it: the same bytes as in a file, and no error."""
+    program.lake.write_day(Signature.daily(Market.SPOT, program.universe), _DAY, bars(SPOT, minutes=1440))
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    line = [sys.executable, "-m", "ohlcv_assets.cli", *command]
+    waited = subprocess.run(line, capture_output=True, check=False)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    with subprocess.Popen(line, stdout=writing, stderr=subprocess.PIPE) as process, os.fdopen(reading, "rb") as pipe:
+        os.close(writing)
+        got = pipe.read()
+        told = process.communicate()[1]
+    assert len(waited.stdout) > 4096
+    assert (process.returncode, told, got) == (waited.returncode, waited.stderr, waited.stdout)
+
+
+def test_only_a_full_disk_is_told_to_make_room(program: Program, tmp_path: Path) -> None:
+    """A standard output that is open for reading alone is no question of room."""
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open("rb") as unwritable:
+        command = [sys.executable, "-m", "ohlcv_assets.cli", "universe", "list"]
+        ended = subprocess.run(command, stdout=unwritable, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 3
+    assert ended.stderr.splitlines() == [
+        "error: standard output cannot be written: Bad file descriptor", "  try: send it to another place"
+    ]  # fmt: skip
+
+
+def test_a_file_on_a_broken_disk_is_no_terminal_that_is_gone(monkeypatch, tmp_path: Path) -> None:
+    """Its EIO is told: what is lost of a file, somebody would have read."""
+
+    class Broken(io.TextIOWrapper):
+        def flush(self) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sys, "stdout", Broken((tmp_path / "file").open("wb")))
+    with pytest.raises(Refused, match="Input/output error"), told_output():
+        sys.stdout.flush()
 
 
 def test_a_stream_that_the_shell_has_closed_is_one_that_nobody_reads(program: Program) -> None:
