@@ -181,11 +181,12 @@ class Settings(BaseSettings):
         le=65535,
         description="Port of 127.0.0.1 where a streaming process tells its numbers to Prometheus; unset: none, 0: a free one.",
     )
-    command_patience_s: float = Field(
-        3.0,
+    command_patience_s: float | None = Field(
+        None,
         ge=0,
         allow_inf_nan=False,
-        description="Seconds for which a command waits for a PostgreSQL or lake that has not answered it yet; streams and runs wait a minute.",
+        description="Seconds for which a command waits for a PostgreSQL or lake that has not answered it yet; unset: 3 where standard "
+        "error is a terminal, else a minute, as streams and runs always do.",
     )
     ui_url: str = Field(
         "http://127.0.0.1:3000",

@@ -93,11 +93,12 @@ def migrate(as_json: JsonOption = False) -> None:
 
     Exit code: 0 the tables are up to date; 3 the database does not answer, or refuses.
     """  # noqa: D301  the backspace keeps the lines of the examples apart
+    from ohlcv_assets.cli.stores import first_contact_s
     from ohlcv_assets.storage.database import Database
     from ohlcv_assets.storage.local_postgres import bars_url
 
     configured = settings()
-    with Database(bars_url(configured), first_contact_s=configured.command_patience_s) as database:
+    with Database(bars_url(configured), first_contact_s=first_contact_s(configured)) as database:
         applied = database.migrate()
     if as_json:
         print_json({"applied": applied})

@@ -40,8 +40,10 @@ Errors go to standard error and say what to do next ([errors](errors.md)).
 Who reads no further, as `| head -1` does, ends no command: it does its work, the rest of what it says goes nowhere, and its exit code is
 its own. `ohlcv read` alone ends then, with 0. (A shell tells the exit code of the last command of a pipe: `set -o pipefail` tells ours.)
 
-A PostgreSQL or lake that has not answered yet is given up after `OHLCV_COMMAND_PATIENCE_S` seconds, three by default; one that has, is
-waited for as long as a run of Dagster waits. `ohlcv stream` waits so long from the beginning. `ohlcv --verbose` shows each attempt.
+A PostgreSQL or lake that has not answered yet is given up after three seconds where standard error is a terminal, for a person waits
+there; elsewhere, as under cron or systemd, it is waited for as long as a run of Dagster waits, a minute. `OHLCV_COMMAND_PATIENCE_S` says
+another time for both. One that has answered is waited for that minute everywhere, and `ohlcv stream` waits for it from the beginning.
+`ohlcv --verbose` shows each attempt.
 
 An option or a name that is given as nothing, such as `--universe ""`, is refused and never taken for its default.
 

@@ -1,5 +1,6 @@
 """What a person at a terminal sees when a server is away: soon one error that says what to do, and nothing else; and who waits on."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import stamina
+from pydantic import SecretStr
 from stamina.instrumentation import RetryDetails
 
 from ohlcv_assets.bars import Channel
-from ohlcv_assets.cli.stores import open_database
+from ohlcv_assets.cli.stores import first_contact_s, open_client, open_database, open_lake
 from ohlcv_assets.cli.waiting import Told
 from ohlcv_assets.errors import DatabaseUnavailable, LakeUnavailable, RateLimited
 from ohlcv_assets.instruments import Market
@@ -158,6 +160,33 @@ def test_a_command_that_has_opened_the_database_waits_for_it(
     calls: list[int] = []
     with open_database(configured) as database:
         assert database.written(failing(2, calls)) == "done"
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "setting", "patience_s"),
+    [(True, None, 3.0), (False, None, 60.0), (True, "7", 7.0), (False, "7", 7.0)],
+)
+def test_only_who_waits_at_a_terminal_is_soon_told(
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+    setting: str | None,
+    patience_s: float,
+) -> None:
+    """Under cron and systemd a store is waited for from the beginning, as long as by a run; the setting says otherwise for both."""
+    reading, writing = os.openpty() if is_terminal else os.pipe()
+    if setting is not None:
+        monkeypatch.setenv("OHLCV_COMMAND_PATIENCE_S", setting)
+    configured = read_settings().model_copy(update={"database_url": SecretStr(database_url), "lake": str(tmp_path)})
+    with os.fdopen(reading), os.fdopen(writing, "w") as stderr, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", stderr)
+        lake, soon_s = open_lake(configured), first_contact_s(configured)
+        with open_client(configured) as client:
+            assert client._first_contact_s == soon_s
+    assert lake._store.patience.seconds() == patience_s
+    with Database(database_url, first_contact_s=soon_s) as database:
+        assert database._patience.seconds() == patience_s
 
 
 def test_a_run_waits_for_a_database_that_a_command_gives_up(
