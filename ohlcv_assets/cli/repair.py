@@ -69,15 +69,10 @@ def repair(
 
 
 def _interval(day: str, hour: int | None) -> Interval:
-    from datetime import date
-
-    from ohlcv_assets.errors import UsageError
+    from ohlcv_assets.cli.asked import day_of
     from ohlcv_assets.timestamps import HOUR_MS, Interval
 
-    try:
-        whole = Interval.of_day(date.fromisoformat(day))
-    except ValueError as error:
-        raise UsageError(f"{day!r} is no day", hint="write it as 2025-06-01") from error
+    whole = Interval.of_day(day_of(day))
     return whole if hour is None else Interval.of_hour(whole.start_ms + hour * HOUR_MS)
 
 

@@ -175,13 +175,14 @@ def _days_since(since: str, clock: Clock) -> list[date]:
 
 def _first_day(since: str, yesterday: date) -> date:
     from ohlcv_assets.errors import UsageError
+    from ohlcv_assets.timestamps import parse_day
 
     counted = re.fullmatch(r"([1-9][0-9]{0,4})d", since)
     if counted:
         return yesterday - timedelta(days=int(counted[1]) - 1)
     try:
-        return date.fromisoformat(since)
-    except ValueError as error:
+        return parse_day(since)
+    except UsageError as error:
         raise UsageError(
             f"--since {since} says no day", hint="write --since 30d, or a UTC day: --since 2025-06-01"
         ) from error

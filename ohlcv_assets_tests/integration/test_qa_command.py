@@ -139,6 +139,24 @@ def test_what_cannot_be_meant_is_told_before_anything_is_opened(program: Program
         assert words in ended.err
 
 
+@pytest.mark.parametrize("day", ["20250601", "2025-W23-1", "2025-W231"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ledger", "--market", "spot", "--day"),
+        ("repair", "--market", "spot", "--day"),
+        ("verify", "--market", "spot", "--since"),
+    ],
+    ids=" ".join,
+)
+def test_a_day_is_written_in_one_form(program: Program, command: tuple[str, ...], day: str) -> None:
+    """Other forms of ISO 8601 are refused by every command, with the form that is meant."""
+    ended = program.run(*command, day)
+    assert (ended.code, ended.out) == (2, "")
+    assert "no day" in ended.err
+    assert ended.err.splitlines()[-1].endswith("2025-06-01")
+
+
 @pytest.mark.parametrize("hour", ["2025-06-01", "2025-06-01T05:30Z", "2025-06-01T05:00+00:30", "five"])
 def test_only_an_hour_is_an_hour(program: Program, hour: str) -> None:
     """What is no whole UTC hour is refused."""
