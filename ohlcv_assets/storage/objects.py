@@ -251,8 +251,6 @@ def _sweep(folder: Path) -> None:
             continue  # another writer swept it first
 
 
-#: The key whose condition is never met.
-_PROBE = "probe"
 _AWS_VARIABLES = (
     "aws_endpoint_url",
     "aws_allow_http",
@@ -333,11 +331,13 @@ class BucketStore(PatientStore):
     @retried
     def insist_on_writing(self) -> None:
         """See `ObjectStore`. A PUT on a condition that nothing meets: it is refused as every PUT is, or stores nothing."""
+        # A store that knows no conditions writes it: nobody else's object may have its name.
+        probe = f"probe-{secrets.token_hex(16)}"
         with bucket_errors(self._url):
             # Not every store looks for the bucket before it looks at the condition.
-            next(iter(obstore.list(self._store, _PROBE)), None)
+            next(iter(obstore.list(self._store, probe)), None)
             try:
-                obstore.put(self._store, _PROBE, b"", mode={"e_tag": "no such tag"}, use_multipart=False)
+                obstore.put(self._store, probe, b"", mode={"e_tag": "no such tag"}, use_multipart=False)
             except (s3_errors.PreconditionError, FileNotFoundError):
                 return
-            obstore.delete(self._store, _PROBE)  # a store that knows no conditions
+            obstore.delete(self._store, probe)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import obstore
 import psycopg
 import pytest
 import stamina
+from obstore.store import S3Store
 from pydantic import SecretStr
 from stamina.instrumentation import RetryDetails
 
@@ -22,6 +24,7 @@ from ohlcv_assets.orchestration.resources import DatabaseResource
 from ohlcv_assets.settings import Settings, read_settings
 from ohlcv_assets.storage.database import Database, Recorded
 from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets.storage.objects import open_store
 from ohlcv_assets.timestamps import Interval
 from ohlcv_assets_tests.builders import bars
 from ohlcv_assets_tests.fixtures.lake import S3Server
@@ -270,6 +273,28 @@ def test_whether_it_can_be_written_leaves_nothing(lake: Lake, lake_url: str) -> 
     lake.insist_on_writing()
     assert lake._store.keys("x") == []
     assert not Path(lake_url).exists()
+
+
+def test_whether_it_can_be_written_costs_no_object(
+    s3_server: S3Server, s3_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that knows no conditions writes what is tried: it has a name of its own, and is gone afterwards."""
+    store, put = open_store(s3_server.new_url()), obstore.put
+    store.put("probe", b"somebody's")
+    tried: list[str] = []
+
+    def unconditional(into: S3Store, key: str, content: bytes, **_: object) -> None:
+        tried.append(key)
+        put(into, key, content)
+
+    monkeypatch.setattr(obstore, "put", unconditional)
+    for _ in range(2):
+        store.insist_on_writing()
+    assert len({"probe", *tried}) == 3
+    stored = store.get("probe")
+    assert stored is not None
+    assert stored.content == b"somebody's"
+    assert [store.get(key) for key in tried] == [None, None]
 
 
 def test_a_bucket_that_is_not_there_is_told_before_anything_is_fetched(
