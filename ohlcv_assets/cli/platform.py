@@ -6,13 +6,14 @@ Lives here: the commands' options and what they print last. Does not: what they 
 from __future__ import annotations
 
 import signal
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
+from ohlcv_assets.cli.asked import day_of
 from ohlcv_assets.cli.completion import complete_market
 from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market
@@ -70,8 +71,8 @@ def demo(
         help="spot or futures: of the recorded file, or the only one to generate.",
         autocompletion=complete_market,
     ),
-    day: datetime = typer.Option(
-        "2025-06-01", formats=["%Y-%m-%d"], help="The UTC day that goes through the platform."
+    day: date = typer.Option(
+        "2025-06-01", parser=day_of, metavar="DAY", help="The UTC day that goes through the platform."
     ),
     symbols: int = typer.Option(20, min=1, max=500, help="Symbols a market, when generated."),
     seed: int = typer.Option(7, help="Seed of the generated bars."),
@@ -88,13 +89,13 @@ def demo(
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     from ohlcv_assets.platform.demo import Demo, DemoOptions
 
-    _check_recording(data, day.date())
+    _check_recording(data, day)
     chosen = Market.parse(market) if market else (Market.FUTURES if data else None)
-    options = DemoOptions(day.date(), data, chosen, symbols, seed, speed)
+    options = DemoOptions(day, data, chosen, symbols, seed, speed)
     # Whoever ends us politely gets the same orderly end as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
-    console.print(f"[bold]ohlcv demo[/bold]: {day.date()}, {', '.join(options.markets)}", highlight=False)
+    console.print(f"[bold]ohlcv demo[/bold]: {day}, {', '.join(options.markets)}", highlight=False)
     result = Demo(options, read_settings().home / _DEMO_HOME, console).run()
     _show_table(result, console)
     for line in (

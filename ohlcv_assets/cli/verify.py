@@ -11,11 +11,12 @@ import os
 import re
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ohlcv_assets.cli.asked import day_of
 from ohlcv_assets.cli.completion import complete_market
 from ohlcv_assets.settings import Settings, settings
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from ohlcv_assets.storage.quality_store import QualityStore
 
 _Days = Annotated[
-    list[datetime] | None,
-    typer.Option("--day", formats=["%Y-%m-%d"], help="Only this UTC day; may be given again.", show_default=False),
+    list[date] | None,
+    typer.Option(
+        "--day", parser=day_of, metavar="DAY", help="Only this UTC day; may be given again.", show_default=False
+    ),
 ]
 _SHOWN_CHANGES = 20
 
@@ -72,7 +75,7 @@ def verify(
     """  # noqa: D301  the backspace keeps the lines of the examples apart
     from rich.console import Console
 
-    wish = _Wish(_markets(settings(), market), since, [each.date() for each in day or ()], accept)
+    wish = _Wish(_markets(settings(), market), since, list(day or ()), accept)
     _first_day(wish.since, date.max)  # refuses what cannot be meant before anything is opened
     console = Console(stderr=True)
     with ExitStack() as opened:

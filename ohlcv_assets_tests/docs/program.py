@@ -162,7 +162,7 @@ def _value(parameter: Any) -> str:
     annotation = parameter.type_descriptor.annotation
     many = bool(getattr(annotation, "__args__", ()))
     inner = annotation.__args__[0] if many else annotation
-    kind = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "FILE", "datetime": "DAY"}
+    kind = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "FILE", "date": "DAY"}
     shown = kind[inner.__name__]
     if parameter.min is not None:
         shown += (

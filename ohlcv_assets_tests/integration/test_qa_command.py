@@ -139,13 +139,15 @@ def test_what_cannot_be_meant_is_told_before_anything_is_opened(program: Program
         assert words in ended.err
 
 
-@pytest.mark.parametrize("day", ["20250601", "2025-W23-1", "2025-W231"])
+@pytest.mark.parametrize("day", ["20250601", "2025-W23-1", "2025-6-1"])
 @pytest.mark.parametrize(
     "command",
     [
         ("ledger", "--market", "spot", "--day"),
         ("repair", "--market", "spot", "--day"),
         ("verify", "--market", "spot", "--since"),
+        ("verify", "--market", "spot", "--day"),
+        ("demo", "--data", "no-file", "--day"),
     ],
     ids=" ".join,
 )
