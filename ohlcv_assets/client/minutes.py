@@ -22,17 +22,20 @@ _MOST_BARS = 2_000_000
 _Day = TypeVar("_Day")
 
 
-def expected_runs(question: Question, universe: Universe, now_ms: int) -> pl.DataFrame:
+def expected_runs(question: Question, universe: Universe, now_ms: int | None) -> pl.DataFrame:
     """The minutes of the interval in which a symbol was listed and that are over: `RUNS`, sorted, none touching another.
 
     Args:
         question: which symbols and minutes.
         universe: when each symbol was listed.
-        now_ms: UNIX milliseconds; of a minute that is not over there can be no bar yet.
+        now_ms: UNIX milliseconds; of a minute that is not over there can be no bar yet. None: over or not, every minute that begins
+            in the interval.
     """
     whole = question.interval.minutes
     start_ms = whole.start
-    end_ms = min(start_ms + len(whole) * MINUTE_MS, floor_to(now_ms, MINUTE_MS))
+    end_ms = start_ms + len(whole) * MINUTE_MS
+    if now_ms is not None:
+        end_ms = min(end_ms, floor_to(now_ms, MINUTE_MS))
     rows = [
         (str(symbol), max(first_ms, start_ms), min(last_ms, end_ms))
         for symbol in question.symbols

@@ -227,7 +227,7 @@ def refuse_unverified(question: Question, unverified: pl.DataFrame, universe: Un
     """
     if unverified.is_empty():
         return
-    listed = minutes.expected_runs(question, universe, question.interval.end_ms)
+    listed = minutes.expected_runs(question, universe, None)
     count, expected = (int((of["end"] - of["start"]).sum()) // MINUTE_MS for of in (unverified, listed))
     named = "; ".join(_named(row) for row in unverified.head(_NAMED).iter_rows(named=True))
     more = f"; and {unverified.height - _NAMED} more ranges" if unverified.height > _NAMED else ""
@@ -279,7 +279,7 @@ def _clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:
 
 def _silent(question: Question, ranges: pl.DataFrame, universe: Universe) -> pl.DataFrame:
     """The minutes of listed symbols of which no ledger speaks, in ranges of at most a day."""
-    days = minutes.by_day(minutes.expected_runs(question, universe, question.interval.end_ms))
+    days = minutes.by_day(minutes.expected_runs(question, universe, None))
     day = (pl.col("start") // DAY_MS).alias("day")
     said = (
         ranges.with_columns(day).group_by("symbol", "day").agg((pl.col("end") - pl.col("start")).sum().alias("said"))

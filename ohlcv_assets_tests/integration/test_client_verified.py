@@ -137,6 +137,20 @@ def test_a_minute_of_which_no_ledger_speaks_is_not_verified(client, tell):
         client.read(BTC, "2025-06-02", "2025-06-03", market="futures", verified=True)
 
 
+def test_a_last_minute_that_the_end_cuts_is_not_left_out_in_silence(client, tell):
+    """An end within a minute: the bar of that minute is part of the answer, and is refused by name where no ledger speaks of it."""
+    tell(*clean(BTC))
+    asked = {"start": "2025-06-01", "end": "2025-06-02T00:00:30Z", "market": "futures"}
+    assert client.read(BTC, **asked).height == 1436
+    with pytest.raises(NotVerified) as refused:
+        client.read(BTC, **asked, verified=True)
+    assert "1 of 1441 minutes" in refused.value.message
+    assert f"{BTC} [2025-06-02T00:00Z, 2025-06-02T00:01Z) no_ledger" in refused.value.message
+    assert client.unverified("futures", asked["start"], asked["end"], BTC).height == 1
+    tell((BTC, DAY_END_MS, DAY_END_MS + 1440 * MINUTE_MS, "confirmed", None, None), day=DAYS[1])
+    assert client.read(BTC, **asked, verified=True).height == 1436
+
+
 def test_a_ledger_of_other_content_is_no_ledger(client, tell):
     """A day that was replaced after its ledger was made is not verified by it; the same content again is."""
     content = client.versions("futures", DAYS[0])["content_hash"][0]
