@@ -42,6 +42,16 @@ def ceil_ms(moment: datetime) -> int:
     return at_ms if from_ms(at_ms) == moment else at_ms + 1
 
 
+def in_utc(moment: datetime) -> datetime:
+    """The same moment as a datetime of Python's own in UTC, to the microsecond (a naive one raises `NaiveTime`).
+
+    polars compares a column of times with one of its own zone alone, and pandas' times call themselves datetimes.
+    """
+    to_ms(moment)  # refuses a naive one
+    utc = moment.astimezone(UTC)
+    return datetime.combine(utc.date(), utc.time(), UTC)
+
+
 def from_ms(timestamp_ms: int) -> datetime:
     """The tz-aware UTC datetime of UNIX milliseconds (exact)."""
     return _EPOCH + timedelta(milliseconds=timestamp_ms)
@@ -62,7 +72,7 @@ def iso(timestamp_ms: int) -> str:
 
 
 def parse_moment(text: str) -> datetime:
-    """The moment of an ISO 8601 time with a zone, to the microsecond, or of a bare date (its midnight, UTC).
+    """The moment of an ISO 8601 time with a zone, in UTC, to the microsecond, or of a bare date (its midnight, UTC).
 
     Raises:
         NaiveTime: a time of day without a zone.
@@ -72,9 +82,7 @@ def parse_moment(text: str) -> datetime:
         if _DAY.fullmatch(text):
             return from_ms(day_start_ms(date.fromisoformat(text)))
         if len(text) > len("2025-06-01") and not _TOO_FINE.search(text):
-            moment = datetime.fromisoformat(text)
-            to_ms(moment)  # refuses a naive one
-            return moment
+            return in_utc(datetime.fromisoformat(text))
     except ValueError as error:
         raise _no_time(text) from error
     raise _no_time(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -24,8 +24,8 @@ from ohlcv_assets.timestamps import (
     day_start_ms,
     floor_to,
     from_ms,
+    in_utc,
     parse_moment,
-    to_ms,
 )
 
 #: How a moment is given: see `moment_of`.
@@ -97,7 +97,7 @@ def interval_of(start: Moment, end: Moment) -> Interval:
 
 
 def moment_of(moment: Moment) -> datetime:
-    """The moment of a tz-aware datetime, or of an ISO 8601 text with a zone; a date, also as a text, is its UTC midnight.
+    """The moment, in UTC, of a tz-aware datetime or an ISO 8601 text with a zone; a date, also as a text, is its UTC midnight.
 
     Raises:
         NaiveTime: a time of day without a zone.
@@ -107,8 +107,7 @@ def moment_of(moment: Moment) -> datetime:
         if isinstance(moment, str):
             return parse_moment(moment)
         if isinstance(moment, datetime):
-            to_ms(moment)  # refuses a naive one
-            return moment
+            return in_utc(moment)
         if isinstance(moment, date):
             return from_ms(day_start_ms(moment))
     except (ValueError, TypeError) as error:
@@ -123,7 +122,7 @@ def known_by(moment: Moment | None) -> datetime | None:
 
 def day_of(day: Moment) -> date:
     """The UTC day that is meant: a date, a text like 2025-06-01, or the day of a moment."""
-    return moment_of(day).astimezone(UTC).date()
+    return moment_of(day).date()
 
 
 def _no_moment(moment: object) -> UsageError:

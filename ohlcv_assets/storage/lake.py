@@ -39,7 +39,7 @@ from ohlcv_assets.storage.lake_versions import Version, kept_name, known_since
 from ohlcv_assets.storage.objects import StoredObject, open_store
 from ohlcv_assets.storage.signature import BARS_FILE, Signature, days_with
 from ohlcv_assets.storage.steady import Source, queried, scanned, steadily
-from ohlcv_assets.timestamps import Interval, to_ms
+from ohlcv_assets.timestamps import Interval, in_utc
 
 __all__ = ["ABSENT_SCHEMA", "Lake", "Signature", "Version", "Written"]
 
@@ -116,7 +116,7 @@ class Lake:
             NaiveTime: `as_of` has no time zone.
         """
         if as_of is not None:
-            return self._read_version(signature, day, symbols, as_of)
+            return self._read_version(signature, day, symbols, in_utc(as_of))
         return self._read_key(signature.key(day), symbols)
 
     def versions(self, signature: Signature, day: date) -> list[Version]:
@@ -352,7 +352,6 @@ class Lake:
         return noted_content_hash(noted, self._store.location(key))
 
     def _version_at(self, signature: Signature, day: date, as_of: datetime) -> Version:
-        to_ms(as_of)  # refuses a naive one
         versions = self.versions(signature, day)
         known = [version for version in versions if version.known_at <= as_of]
         if known:

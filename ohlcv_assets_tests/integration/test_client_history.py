@@ -1,7 +1,9 @@
 """Promises about what became known when: versions, the difference of two moments, repairs and findings, read like the bars."""
 
-from datetime import timedelta
+from datetime import timedelta, timezone
+from zoneinfo import ZoneInfo
 
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -46,6 +48,26 @@ def test_a_replaced_day_is_read_as_it_was(restated, truth):
     assert new.equals(client.read(None, **(DAY | {"end": "2025-06-03"}), as_of=utc_now()))
     one = client.read(BTC, "2025-06-01", "2025-06-01T00:10Z", market="futures", as_of=between, columns=["high"])
     assert one["high"].to_list() == old["high"].to_list()[:10]
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        lambda moment: moment.astimezone(timezone(timedelta(hours=2))).isoformat(),
+        lambda moment: moment.astimezone(ZoneInfo("Asia/Kathmandu")),
+        lambda moment: pd.Timestamp(moment).tz_convert("America/New_York"),
+        lambda moment: pd.Timestamp(moment).tz_convert("UTC"),
+    ],
+    ids=["text with an offset", "ZoneInfo", "pandas in New York", "pandas in UTC"],
+)
+def test_a_moment_of_knowledge_is_the_same_in_every_zone(restated, elsewhere):
+    """Also where a day was replaced since, which is where it is compared with the stored times, and for differences."""
+    client, between = restated
+    told = elsewhere(between)
+    asked = DAY | {"end": "2025-06-03"}
+    assert client.read(None, **asked, as_of=told).equals(client.read(None, **asked, as_of=between))
+    assert client.changes(*SPAN, since=told).equals(client.changes(*SPAN, since=between))
+    assert client.changes(*SPAN, since="2025-06-05", until=told)["kind"].unique().to_list() == ["new"]
 
 
 def test_the_versions_of_a_day_are_listed(restated):

@@ -1,7 +1,7 @@
 """What the lake knew before, and what it knows not to have: on a folder and on a real S3 server."""
 
 import io
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -80,6 +80,14 @@ def test_a_version_is_known_from_its_very_microsecond(lake: Lake) -> None:
     assert lake.read_day(DAILY, DAY, as_of=known_at).equals(lake.read_day(DAILY, DAY))
     earlier = lake.read_day(DAILY, DAY, as_of=known_at - timedelta(microseconds=1))
     assert earlier.select(list(CAPTURED_SCHEMA)).equals(FIRST)
+
+
+def test_a_moment_in_another_zone_is_the_same_moment(lake: Lake) -> None:
+    """An `as_of` in the offset of some other place reads the version that was current then, and so do differences."""
+    _, first, second = write(lake, FIRST, SECOND)
+    here, later = (moment.astimezone(timezone(timedelta(hours=2))) for moment in (first, second))
+    assert lake.read_day(DAILY, DAY, as_of=here).equals(lake.read_day(DAILY, DAY, as_of=first))
+    assert lake.changes(DAILY, DAY, here, later).equals(lake.changes(DAILY, DAY, first, second))
 
 
 def test_a_present_read_knows_nothing_of_versions(lake: Lake) -> None:
