@@ -331,7 +331,7 @@ class OhlcvClient(Knowledge):
             return daily.read(question, columns, days).with_columns(pl.lit("daily").alias(SOURCE))
         streamed = StreamedBars(self._database)
         if source == "streamed":
-            in_lake, bars = [], streamed.read(question, columns).with_columns(pl.lit(source).alias(SOURCE))
+            in_lake, bars = [], streamed.read([question], columns).with_columns(pl.lit(source).alias(SOURCE))
         else:
             in_lake = daily.known_days(question)
             read_ledger = self._ledgers(question.market).ranges

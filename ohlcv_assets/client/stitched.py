@@ -24,7 +24,7 @@ import polars as pl
 
 from ohlcv_assets.client.daily import DailyBars, empty
 from ohlcv_assets.client.question import Question
-from ohlcv_assets.client.streamed import COUNTS, StreamedBars
+from ohlcv_assets.client.streamed import StreamedBars
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms
 
 #: The one column that says where a bar comes from: `daily` (the lake) or `streamed` (the database).
@@ -59,16 +59,15 @@ def stitched(
     lake = daily.read(question, columns, in_lake) if in_lake else empty(columns)
     ahead = _ahead(question, _held(question, lake, daily, in_lake), streamed, read_ledger)
     rest = _rest(question, in_lake, ahead)
-    parts = [_marked(streamed.read(part, columns), "streamed") for part in _questions(question, rest)]
+    others = streamed.read(list(_questions(question, rest)), columns)
     kept = (
         lake
         if ahead.is_empty()
         else lake.with_columns(_DAY).join(ahead, on=_PAIR, how="anti", maintain_order="left").drop("day")
     )
-    others = [part for part in parts if not part.is_empty()]
-    if not others:  # the lake's bars are in order
+    if others.is_empty():  # the lake's bars are in order
         return _marked(kept, "daily")
-    return pl.concat([_marked(kept, "daily"), *others]).sort("symbol", "timestamp")
+    return pl.concat([_marked(kept, "daily"), _marked(others, "streamed")]).sort("symbol", "timestamp")
 
 
 def _held(question: Question, lake: pl.DataFrame, daily: DailyBars, in_lake: Sequence[date]) -> pl.DataFrame:
@@ -97,8 +96,7 @@ def _ahead(question: Question, held: pl.DataFrame, streamed: StreamedBars, read_
     whole = _spanning(question, short)
     if question.as_of is None:
         short = short.join(_settled(read_ledger(whole)), on=_PAIR, how="anti")
-    counts = [streamed.counts(part) for part in _questions(whole, _by_day(short))]
-    found = pl.concat([pl.DataFrame(schema=COUNTS), *counts])
+    found = streamed.counts(list(_questions(whole, _by_day(short))))
     return (
         short.join(found, on=_PAIR, suffix="_streamed").filter(pl.col("bars_streamed") > pl.col("bars")).select(_PAIR)
     )

@@ -85,4 +85,4 @@ def _is_partly_there(question: Question, day: int, streamed: StreamedBars) -> bo
     whole = Interval(day * DAY_MS, (day + 1) * DAY_MS)
     if question.interval.intersect(whole) == whole:
         return False
-    return not streamed.counts(replace(question, interval=whole)).is_empty()
+    return not streamed.counts([replace(question, interval=whole)]).is_empty()

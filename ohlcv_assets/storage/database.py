@@ -166,23 +166,34 @@ class Database:
         Raises:
             NaiveTime: `as_of` has no time zone.
         """
+        return self.read_spans(market, [(interval, symbols)], as_of=as_of)
+
+    def read_spans(
+        self, market: Market, spans: Sequence[statements.Span], *, as_of: datetime | None = None
+    ) -> pl.DataFrame:
+        """The same of one or more spans of which none holds a bar of another: one statement, however many there are."""
         if as_of is not None:
             to_ms(as_of)  # refuses a naive one
-        return self.fetched(statements.read(market, interval, symbols, as_of)).sort("symbol", "timestamp")
+        return self.fetched(statements.read(market, spans, as_of)).sort("symbol", "timestamp")
 
     def keys(self, market: Market, interval: Interval, *, symbols: Sequence[str] | None = None) -> pl.DataFrame:
         """What is stored already, by default of all symbols: `symbol` (String), `timestamp` (Int64, ms), sorted by both."""
         return self.fetched(statements.keys(market, interval, symbols)).sort("symbol", "timestamp")
 
     def counts(
-        self, market: Market, interval: Interval, symbols: Sequence[str], *, as_of: datetime | None = None
+        self, market: Market, spans: Sequence[statements.Span], *, as_of: datetime | None = None
     ) -> pl.DataFrame:
-        """How many bars there are, or were known at `as_of`, by symbol and UTC day; no row where there is none.
+        """How many bars of these spans there are, or were known at `as_of`, by symbol and UTC day; no row where there is none.
+
+        Args:
+            market: the one market.
+            spans: one or more, of which none holds a bar of another.
+            as_of: tz-aware; what was stored later is not seen.
 
         Returns:
             `symbol` (String), `day` (Int64, counted from 1970-01-01), `bars` (Int64), in no order.
         """
-        return self.fetched(statements.counts(market, interval, symbols, as_of))
+        return self.fetched(statements.counts(market, spans, as_of))
 
     def newest_ms(self, market: Market) -> int | None:
         """When the newest bar of a market starts, UNIX milliseconds; None where there is no bar."""

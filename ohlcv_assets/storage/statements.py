@@ -17,6 +17,9 @@ from ohlcv_assets.instruments import Market
 from ohlcv_assets.timestamps import DAY_MS, Interval
 
 _CAPTURED = tuple(CAPTURED_SCHEMA)
+#: An interval and the symbols that are meant in it; None for all.
+Span = tuple[Interval, Sequence[str] | None]
+_AND_ALL = sql.SQL(" union all ")
 
 
 def _names(names: Iterable[str], table: str | None = None) -> sql.Composed:
@@ -83,11 +86,11 @@ def revise(source: sql.Composed) -> sql.Composed:
     )
 
 
-def read(market: Market, interval: Interval, symbols: Sequence[str] | None, as_of: datetime | None) -> sql.Composed:
-    """Bars with the values known at a moment (None: now), in no order. Columns: `SCHEMA`, then `channel`."""
+def read(market: Market, spans: Iterable[Span], as_of: datetime | None) -> sql.Composed:
+    """Bars of spans, with the values known at a moment (None: now), in no order. Columns: `SCHEMA`, then `channel`."""
     known_at = sql.Literal("infinity" if as_of is None else as_of)
     table = sql.SQL("bars_as_of({known_at}::timestamptz)").format(known_at=known_at)
-    return _select((*SCHEMA, "channel"), table, market, interval, symbols)
+    return _AND_ALL.join(_select((*SCHEMA, "channel"), table, market, *span) for span in spans)
 
 
 def newest(market: Market) -> sql.Composed:
@@ -102,14 +105,15 @@ def keys(market: Market, interval: Interval, symbols: Sequence[str] | None = Non
     return _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, symbols)
 
 
-def counts(market: Market, interval: Interval, symbols: Sequence[str], as_of: datetime | None) -> sql.Composed:
+def counts(market: Market, spans: Iterable[Span], as_of: datetime | None) -> sql.Composed:
     """How many bars of each symbol and UTC day were stored up to a moment (None: now). Columns: `symbol`, `day`, `bars`."""
-    kept = _select(("symbol", "timestamp"), sql.Identifier("bars"), market, interval, symbols)
+    known: sql.Composable = sql.SQL("")
     if as_of is not None:
-        kept += sql.SQL(" and knowledge_timestamp <= {as_of}::timestamptz").format(as_of=sql.Literal(as_of))
+        known = sql.SQL(" and knowledge_timestamp <= {as_of}::timestamptz").format(as_of=sql.Literal(as_of))
+    kept = (_select(("symbol", "timestamp"), sql.Identifier("bars"), market, *span) + known for span in spans)
     return sql.SQL(
         'select symbol, "timestamp" / {day_ms} as day, count(*) as bars from ({kept}) as kept group by symbol, day'
-    ).format(day_ms=sql.Literal(DAY_MS), kept=kept)
+    ).format(day_ms=sql.Literal(DAY_MS), kept=_AND_ALL.join(kept))
 
 
 def revisions(market: Market, interval: Interval) -> sql.Composed:

@@ -13,6 +13,7 @@ from ohlcv_assets.errors import DayMissing, NoBars
 from ohlcv_assets.instruments import Market, load_universe
 from ohlcv_assets.storage.lake import Lake
 from ohlcv_assets.storage.quality_store import RANGES_SCHEMA
+from ohlcv_assets.storage.signature import Signature
 from ohlcv_assets.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, from_ms
 from ohlcv_assets_tests.builders import bars
 from ohlcv_assets_tests.integration.conftest import BTC, ETH, START_MS
@@ -201,3 +202,31 @@ def test_the_lake_alone_is_stitched_too(client):
     ]
     with pytest.raises(DayMissing, match="2 futures days, 2025-06-01 to 2025-06-02"):
         client.read(BTC, "2025-06-02", "2025-06-04", **asked, source="stitched")
+
+
+def test_many_symbol_days_are_few_questions_to_the_database(with_database, database, tmp_path, monkeypatch):
+    """Of days that each are short of other symbols the database counts and reads in one statement each, and nothing else is lost."""
+    own = with_database.model_copy(update={"lake": str(tmp_path / "lake")})
+    lake, signature = Lake(own.lake_url), Signature.daily(Market.FUTURES, load_universe("v1.0", own.universes))
+    every = bars((BTC, ETH), minutes=10 * 1440)
+    minute = (pl.col("timestamp") - START_MS) // MINUTE_MS
+    of_even_days = (minute // 1440 % 2 == 0) == (pl.col("symbol") == BTC)
+    lacking = (minute % 1440 == 60) & of_even_days
+    for number in range(10):
+        part = every.filter(~lacking & (minute // 1440 == number))
+        lake.write_day(signature, from_ms(part["timestamp"][0]).date(), part)
+    database.record(every, channel=Channel.REST, run_id="b")
+    asked = []
+    fetched = type(database).fetched
+    monkeypatch.setattr(type(database), "fetched", lambda self, text: asked.append(text) or fetched(self, text))
+    asked_for = {"end": "2025-06-11", "columns": ["timestamp", "source"]}
+    with OhlcvClient(own) as opened:
+        read = opened.read(None, **(THREE_DAYS | asked_for))
+    assert days_of(read) == {
+        (symbol, number, "streamed" if (number % 2 == 0) == (symbol == BTC) else "daily")
+        for symbol in (BTC, ETH)
+        for number in range(10)
+    }
+    assert read.select("symbol", "timestamp").equals(every.select("symbol", "timestamp"))
+    bar_statements = [text for text in asked if "ledger" not in text.as_string(None)]
+    assert len(bar_statements) == 2
