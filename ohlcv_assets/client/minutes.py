@@ -7,19 +7,19 @@ Lives here: which minutes are expected, the runs of what is stored, and what is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from datetime import date, timedelta
 
 import polars as pl
 
 from ohlcv_assets.client.question import Question
 from ohlcv_assets.instruments import Symbol, Universe
-from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, floor_to
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, floor_to, from_ms
 
 RUNS: dict[str, pl.DataType] = {"symbol": pl.String(), "start": pl.Int64(), "end": pl.Int64()}
 #: So many bars are held at once while their runs are found.
 _MOST_BARS = 2_000_000
 
-_Day = TypeVar("_Day")
+_ONE_DAY = timedelta(days=1)
 
 
 def expected_runs(question: Question, universe: Universe, now_ms: int | None) -> pl.DataFrame:
@@ -63,11 +63,19 @@ def _listed(universe: Universe, symbol: Symbol, start_ms: int, end_ms: int) -> I
         yield held
 
 
-def days_at_once(days: Sequence[_Day], symbols: int) -> Iterator[Sequence[_Day]]:
-    """The days in parts whose bars can be held at once."""
+def days_at_once(days: Sequence[date], symbols: int) -> Iterator[Sequence[date]]:
+    """The days, in order, in parts of days on end whose bars can be held at once."""
     count = max(1, _MOST_BARS * MINUTE_MS // (DAY_MS * max(1, symbols)))
-    for first in range(0, len(days), count):
-        yield days[first : first + count]
+    first = 0
+    for end in range(1, len(days) + 1):
+        if end == len(days) or end - first == count or days[end] - days[end - 1] != _ONE_DAY:
+            yield days[first:end]
+            first = end
+
+
+def days_in(of: pl.DataFrame) -> list[date]:
+    """The days that ranges lie in, in order."""
+    return [from_ms(day * DAY_MS).date() for day in by_day(of)["day"].unique().sort()]
 
 
 def runs(keys: pl.DataFrame) -> pl.DataFrame:

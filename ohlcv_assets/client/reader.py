@@ -18,6 +18,7 @@ from ohlcv_assets.client import fill as filling
 from ohlcv_assets.client import minutes as spans
 from ohlcv_assets.client.answer import labelled, nothing, of_ranges
 from ohlcv_assets.client.knowledge import Knowledge
+from ohlcv_assets.client.known import Known
 from ohlcv_assets.client.newest import newer_of, newest_stored, newest_streamed
 from ohlcv_assets.client.question import (
     BESIDE,
@@ -246,9 +247,10 @@ class OhlcvClient(Knowledge):
         question = self._question(symbols, start, end, market)
         if not sources or set(sources) - set(_STORES):
             raise UsageError(f"sources={sources!r} are not known", hint=f"use one or more of {', '.join(_STORES)}")
-        present = {name: self._runs(question, name) if name in sources else None for name in _STORES}
+        known = self._known(question)
+        present = {name: self._runs(known, name) if name in sources else None for name in _STORES}
         expected = spans.expected_runs(question, self._universe, to_ms(utc_now()))
-        return counting.coverage(expected, present, self._ledgers(question.market).ranges(question))
+        return counting.coverage(expected, present, known.ledger_of(question))
 
     def missing_ranges(
         self,
@@ -277,11 +279,12 @@ class OhlcvClient(Knowledge):
         names = _STORES if one_of("source", source, MissingFrom) == "both" else (source,)
         if source == "streamed" and not self.has_database:
             raise no_database()
-        found = [runs for name in names if (runs := self._runs(question, name)) is not None]
+        known = self._known(question)
+        found = [runs for name in names if (runs := self._runs(known, name)) is not None]
         there = pl.concat([pl.DataFrame(schema=spans.RUNS), *found])
         expected = spans.expected_runs(question, self._universe, to_ms(utc_now()))
-        ranges = self._ledgers(question.market).ranges(question)
-        return of_ranges(counting.missing_ranges(expected, there, ranges), ["minutes", "state", "cause"])
+        told = counting.missing_ranges(expected, there, known.ledger_of(question))
+        return of_ranges(told, ["minutes", "state", "cause"])
 
     def unverified(
         self,
@@ -307,34 +310,34 @@ class OhlcvClient(Knowledge):
         """
         question = self._question(symbols, start, end, market)
         one_of("source", source, Source)
-        ledgers = self._ledgers(question.market)
-        ranges = ledgers.ranges(question)
-        doubtful = ledgers.unverified(question, ranges)
+        known = self._known(question)
+        ranges = known.ledger_of(question)
+        doubtful = known.ledgers.unverified(question, ranges)
         later = [doubtful]
-        if ranges.select(pl.col(UNTIL).is_not_null().any()).row(0) != (
-            False,
-            False,
-        ):  # else the content hash has said it
-            for days in spans.days_at_once(question.days, len(question.symbols)):
-                part = self._within(question, days)
-                bars = self._bars(part, source, ["knowledge_timestamp"], "skip")
-                told = as_compared(with_states(bars, ranges, ("state", *UNTIL)))
-                later.append(changed(told, doubtful))
+        # Where the ledger has not noted what it compared the content hash has said it; a bar without a ledger is named anyway.
+        noted = ranges.filter(pl.any_horizontal(pl.col(UNTIL).is_not_null()))
+        for days in spans.days_at_once(spans.days_in(noted), len(question.symbols)):
+            bars = self._bars(self._within(question, days), source, ["knowledge_timestamp"], "skip", known)
+            told = as_compared(with_states(bars, ranges, ("state", *UNTIL)))
+            later.append(changed(told, doubtful))
         return of_ranges(pl.concat(later).sort("symbol", "start"), ["state", "cause", "proof"])
 
-    def _bars(self, question: Question, source: str, columns: list[str], on_missing: str) -> pl.DataFrame:
-        """`symbol`, `timestamp`, the columns and `source`, sorted by symbol and time."""
+    def _bars(
+        self, question: Question, source: str, columns: list[str], on_missing: str, known: Known | None = None
+    ) -> pl.DataFrame:
+        """`symbol`, `timestamp`, the columns and `source`, sorted by symbol and time; `known` is that of the whole of a part."""
         skip = one_of("on_missing", on_missing, OnMissing) == "skip"
         daily = self._daily(question.market)
+        known_days = daily.known_days if known is None else known.days_of
         if source == "daily" or (source == "stitched" and not self.has_database):
-            days = daily.known_days(question) if skip else None
+            days = known_days(question) if skip else None
             return daily.read(question, columns, days).with_columns(pl.lit("daily").alias(SOURCE))
         streamed = StreamedBars(self._database)
         if source == "streamed":
             in_lake, bars = [], streamed.read([question], columns).with_columns(pl.lit(source).alias(SOURCE))
         else:
-            in_lake = daily.known_days(question)
-            read_ledger = self._ledgers(question.market).ranges
+            in_lake = known_days(question)
+            read_ledger = self._ledgers(question.market).ranges if known is None else known.ledger_of
             bars = stitched(question, columns, daily, in_lake, streamed, read_ledger)
         if not skip:
             refuse_missing_days(question, source, bars, in_lake, self._universe, streamed)
@@ -352,20 +355,23 @@ class OhlcvClient(Knowledge):
             refuse_unverified(question, pl.concat([doubtful, changed(told, doubtful)]), self._universe)
         return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
 
-    def _runs(self, question: Question, source: str) -> pl.DataFrame | None:
+    def _known(self, question: Question) -> Known:
+        return Known(question, self._daily(question.market), self._ledgers(question.market))
+
+    def _runs(self, known: Known, source: str) -> pl.DataFrame | None:
         """The runs of the minutes of which a source has a bar (`minutes.RUNS`); None where there is no such store."""
         if source == "streamed" and not self.has_database:
             return None
-        days = question.days if source != "daily" else self._daily(question.market).known_days(question)
-        keys = (self._keys(question, source, some) for some in spans.days_at_once(days, len(question.symbols)))
+        days = known.days if source == "daily" or not self.has_database else known.question.days
+        keys = (self._keys(known, source, some) for some in spans.days_at_once(days, len(known.question.symbols)))
         return pl.concat([pl.DataFrame(schema=spans.RUNS), *map(spans.runs, keys)])
 
-    def _keys(self, question: Question, source: str, days: Sequence[date]) -> pl.DataFrame:
+    def _keys(self, known: Known, source: str, days: Sequence[date]) -> pl.DataFrame:
         """`symbol`, `timestamp` of a source's bars of days in order, the interval's; a day that is not there has none."""
-        part = self._within(question, days)
+        part = self._within(known.question, days)
         if source == "streamed":
             return self._database.keys(part.market, part.interval, symbols=part.symbols)
-        return self._bars(part, source, [], "skip").select("symbol", "timestamp")
+        return self._bars(part, source, [], "skip", known).select("symbol", "timestamp")
 
     def _within(self, question: Question, days: Sequence[date]) -> Question:
         """The same question of some of its days, in order and on end, as far as they are part of it."""

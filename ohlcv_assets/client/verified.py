@@ -26,7 +26,7 @@ from ohlcv_assets.errors import CorruptFile, DayMissing, NotVerified, ObjectMiss
 from ohlcv_assets.instruments import Market, Universe
 from ohlcv_assets.storage.bars_file import BROKEN_PARQUET
 from ohlcv_assets.storage.lake import Lake
-from ohlcv_assets.storage.signature import SPEAKS_OF, STREAMED_UNTIL, Signature, ledger_key
+from ohlcv_assets.storage.signature import SPEAKS_OF, STREAMED_UNTIL, Signature, ledger_folder, ledger_key
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms, from_ms, iso
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ SAID: dict[str, pl.DataType] = {**RANGES, **dict.fromkeys(UNTIL, pl.Datetime("us
 #: What stands for the state of a bar that became known after the ledger's comparison.
 CHANGED = "changed_since"
 _THREADS = 8
+#: The ledgers of more days than this are looked up in a list of the lake.
+_MANY_DAYS = 100
 _NAMED = 5
 
 
@@ -91,7 +93,7 @@ class LedgerReader:
             said = _joined(self._from_database(question.days, question.as_of))
         else:
             said = _joined(self._newest(question.days))
-        return _clipped(said.filter(pl.col("symbol").is_in(list(question.symbols))), question.interval)
+        return clipped(said.filter(pl.col("symbol").is_in(list(question.symbols))), question.interval)
 
     def unverified(self, question: Question, ranges: pl.DataFrame) -> pl.DataFrame:
         """The expected minutes that are not verified: `RANGES`, sorted by symbol and start; `no_ledger` where none speaks."""
@@ -101,11 +103,19 @@ class LedgerReader:
 
     def _newest(self, days: Sequence[date]) -> list[_Ledger]:
         """By day what the lake says, and of days of which it says nothing what the database says."""
+        there = self._in_lake(days)
         with ThreadPoolExecutor(_THREADS) as threads:
-            parts = list(threads.map(self._of_day, days))
-        silent = [day for day, part in zip(days, parts, strict=True) if part is None]
-        said = [part for part in parts if part is not None]
+            found = dict(zip(there, threads.map(self._of_day, there), strict=True))
+        silent = [day for day in days if found.get(day) is None]
+        said = [part for part in found.values() if part is not None]
         return said if self.quality is None or not silent else [*said, *self._from_database(silent, None)]
+
+    def _in_lake(self, days: Sequence[date]) -> Sequence[date]:
+        """The days of which the lake may have a ledger: of many days a list says it, sooner than a look for each."""
+        if len(days) <= _MANY_DAYS:
+            return days
+        listed = set(self.lake.keys(ledger_folder(self.market, self.universe)))
+        return [day for day in days if ledger_key(self.market, self.universe, day) in listed]
 
     def _of_day(self, day: date) -> _Ledger | None:
         key = ledger_key(self.market, self.universe, day)
@@ -150,7 +160,7 @@ class LedgerReader:
         }
         # A version of another universe compared other bars: of these it says nothing.
         told = said.select(pl.col(name).cast(dtype) for name, dtype in RANGES.items())
-        return [_Ledger(_clipped(told, Interval.of_day(day)), known[day], known[day]) for day in days if day in known]
+        return [_Ledger(clipped(told, Interval.of_day(day)), known[day], known[day]) for day in days if day in known]
 
 
 def with_states(bars: pl.DataFrame, ranges: pl.DataFrame, said: Sequence[str] = ("state",)) -> pl.DataFrame:
@@ -267,7 +277,7 @@ def _joined(ledgers: Sequence[_Ledger]) -> pl.DataFrame:
     return pl.concat([frame, until[ledger_of_row]], how="horizontal")
 
 
-def _clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:
+def clipped(ranges: pl.DataFrame, interval: Interval) -> pl.DataFrame:
     """The ranges that touch the interval, in whole minutes of it, sorted."""
     whole = interval.minutes
     touching = ranges.filter((pl.col("start") < interval.end_ms) & (pl.col("end") > whole.start))

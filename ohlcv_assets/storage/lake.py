@@ -247,6 +247,10 @@ class Lake:
             raise ObjectMissing(f"{self._store.location(key)} is not in the lake", hint="look at the key")
         return stored.content
 
+    def keys(self, folder: str) -> list[str]:
+        """Every key below a folder, sorted."""
+        return self._store.keys(folder)
+
     def location(self, key: str) -> str:
         """The full path or URL of a key."""
         return self._store.location(key)

@@ -81,6 +81,11 @@ def days_with(file: str, keys: Iterable[str]) -> set[date]:
     return {date.fromisoformat(match[1]) for match in matches if match}
 
 
+def ledger_folder(market: Market, universe: Universe) -> str:
+    """Below which the lake holds the newest ledgers of a market and universe."""
+    return f"qa/ledger/{market}/{universe.path_form}"
+
+
 def ledger_key(market: Market, universe: Universe, day: date) -> str:
     """Where the lake holds the newest ledger of a UTC day."""
-    return f"qa/ledger/{market}/{universe.path_form}/date={day.isoformat()}/ledger.parquet"
+    return f"{ledger_folder(market, universe)}/date={day.isoformat()}/ledger.parquet"

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from ohlcv_assets import OhlcvClient
 from ohlcv_assets.bars import VALUES, Channel
-from ohlcv_assets.client import verified
+from ohlcv_assets.client import minutes, verified
 from ohlcv_assets.client.verified import RANGES
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import CorruptFile, LakeConflict, NotVerified, UsageError
@@ -159,6 +159,42 @@ def test_a_ledger_of_other_content_is_no_ledger(client, tell):
     tell(*clean(BTC), speaks_of=f"sha256:{'0' * 64}")
     with pytest.raises(NotVerified, match=r"1440 of 1440 minutes .* no_ledger"):
         client.read(BTC, **ONE_DAY, verified=True)
+
+
+def called(monkeypatch, name):
+    """A list that gets an entry for each call of a method of the lake."""
+    calls, method = [], getattr(Lake, name)
+
+    def noted(*arguments, **named):
+        calls.append(arguments[1:])
+        return method(*arguments, **named)
+
+    monkeypatch.setattr(Lake, name, noted)
+    return calls
+
+
+def test_ledgers_are_looked_for_where_there_are_some(client, tell, monkeypatch):
+    """A question about a century costs the ledgers that there are, and gives what they say."""
+    tell(*clean(BTC))
+    here = client.ledger("futures", "2025-06-01", "2025-06-02")
+    gets = called(monkeypatch, "get")
+    assert client.ledger("futures", "2017-01-01", "2100-01-01").equals(here)
+    assert 1 <= len(gets) <= 2
+
+
+@pytest.mark.parametrize("method", ["coverage", "missing_ranges", "unverified"])
+def test_the_lake_is_listed_once_a_question(compared, monkeypatch, method):
+    """However many parts the bars are read in: its days are looked up once, and each day's ledger too."""
+    own, noon = compared.settings, ("futures", "2025-06-01T12:00Z", "2025-06-03")
+    with OhlcvClient(own) as whole:
+        expected = getattr(whole, method)(*noon, **({} if method == "coverage" else {"source": "stitched"}))
+    monkeypatch.setattr(minutes, "_MOST_BARS", 1)
+    lists, gets = called(monkeypatch, "days"), called(monkeypatch, "get")
+    with OhlcvClient(own) as parted:
+        found = getattr(parted, method)(*noon, **({} if method == "coverage" else {"source": "stitched"}))
+    assert found.equals(expected)
+    assert len(lists) == 1
+    assert len(gets) == len(set(gets))
 
 
 class Compared(NamedTuple):

@@ -1,5 +1,6 @@
 """Counting what there is of the expected bars by runs of minutes: the same as counting minute by minute."""
 
+from datetime import date, timedelta
 from itertools import pairwise
 
 import polars as pl
@@ -134,9 +135,18 @@ def test_missing_ranges_are_those_of_the_grid(asked, daily, streamed, ledger, no
 
 def test_days_are_taken_in_parts_in_order():
     """Every day comes once, in order, at least one at a time, and more of them the fewer symbols there are."""
-    days = list(range(365))
+    days = [date(2025, 1, 1) + timedelta(days=number) for number in range(365)]
     for symbols in (1, 20, 400, 100_000):
         parts = list(days_at_once(days, symbols))
         assert [day for part in parts for day in part] == days
         assert {len(part) for part in parts[:-1]} <= {max(1, 2_000_000 // (1_440 * symbols))}
     assert list(days_at_once([], 5)) == []
+
+
+def test_a_part_of_days_has_no_gap():
+    """What lies between two days that are not on end is in no part, so that nobody reads it."""
+    first, last = date(2020, 1, 1), date(2025, 1, 1)
+    assert [list(part) for part in days_at_once([first, first + timedelta(days=1), last], 1)] == [
+        [first, first + timedelta(days=1)],
+        [last],
+    ]
