@@ -167,6 +167,8 @@ def _parts(
     from ohlcv_assets.timestamps import iso
 
     width = max(1, _MOST_BARS // max(1, len(interval.minutes)))
+    if len(wanted) > width:
+        options = _of_parts(client, wanted, interval, options)
     found, nothing = False, None
     for first in range(0, len(wanted), width):
         names = wanted[first : first + width]
@@ -179,3 +181,20 @@ def _parts(
         yield part
     if nothing is not None and not found:
         raise nothing
+
+
+def _of_parts(
+    client: OhlcvClient, wanted: Sequence[Symbol], interval: Interval, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options of a part: whether a day is there in the database is found out before, of all symbols, and not of each part.
+
+    Raises:
+        DayMissing: a whole day is not there.
+    """
+    from ohlcv_assets.timestamps import iso
+
+    if options["on_missing"] != "raise" or options["source"] == "daily" or not client.has_database:
+        return options
+    asked = {name: options[name] for name in ("market", "source", "as_of")}
+    client.insist_on_days(wanted, iso(interval.start_ms), iso(interval.end_ms), **asked)
+    return options | {"on_missing": "skip"}

@@ -64,7 +64,7 @@ class DailyBars:
         """
         wanted = question.days if days is None else list(days)
         if len(wanted) > _MANY_DAYS:
-            self._insist_on(wanted)
+            self.insist_on(wanted)
         names = tuple(dict.fromkeys(["symbol", "timestamp", *columns]))
         if question.as_of is None:
             frame = self._latest(wanted, question.symbols, names)
@@ -79,7 +79,7 @@ class DailyBars:
         """The same bars, read when collected; filters and columns are pushed down to the files, and nothing is verified."""
         wanted = question.days
         if len(wanted) > _MANY_DAYS:
-            self._insist_on(wanted)
+            self.insist_on(wanted)
         try:
             scan = self.lake.scan(self.signature, wanted)
         except DayMissing as error:
@@ -90,8 +90,12 @@ class DailyBars:
         inside = pl.col("timestamp").is_between(interval.start_ms, interval.end_ms, closed="left")
         return scan.filter(inside).select(list(dict.fromkeys(["symbol", "timestamp", *columns])))
 
-    def _insist_on(self, days: Sequence[date]) -> None:
-        """Find out by one list of the lake which days are not in it: looking for each of ten centuries' files takes minutes."""
+    def insist_on(self, days: Sequence[date]) -> None:
+        """Find out by one list of the lake which days are not in it: looking for each of ten centuries' files takes minutes.
+
+        Raises:
+            DayMissing: names the first of them, and says which ones are there.
+        """
         there = set(self.days())
         missing = [day for day in days if day not in there]
         if missing:

@@ -12,6 +12,7 @@ import polars as pl
 
 from ohlcv_assets.client import history
 from ohlcv_assets.client.answer import of_ranges
+from ohlcv_assets.client.known import Known
 from ohlcv_assets.client.question import (
     Question,
     Source,
@@ -19,10 +20,14 @@ from ohlcv_assets.client.question import (
     interval_of,
     known_by,
     moment_of,
+    number_of,
     one_of,
     symbols_of,
 )
+from ohlcv_assets.client.stitched import not_in_lake
 from ohlcv_assets.client.stores import Stores
+from ohlcv_assets.client.streamed import StreamedBars
+from ohlcv_assets.client.whole_days import refuse_missing_days
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import UsageError
 from ohlcv_assets.instruments import Market
@@ -108,6 +113,42 @@ class Knowledge(Stores):
             self._database.changes(question.market, question.interval, first, last, symbols=question.symbols)
         )
 
+    def insist_on_days(
+        self,
+        symbols: str | Sequence[str] | None,
+        start: date | datetime | str,
+        end: date | datetime | str,
+        *,
+        market: Market | str,
+        source: Source = "daily",
+        as_of: date | datetime | str | None = None,
+    ) -> None:
+        """Raise where `read` would, because a whole day is not there, without reading its bars.
+
+        For an answer that is read in parts with `on_missing="skip"`: whether a day is there is a matter of all symbols together.
+
+        Args:
+            symbols: as in `read`, all of them.
+            start: the first moment; `end` is the one after the last.
+            end: see `start`.
+            market: `spot` or `futures`.
+            source: `daily`, `streamed` or `stitched`.
+            as_of: as in `read`.
+
+        Raises:
+            DayMissing: names the first day.
+        """
+        question = self._question(symbols, start, end, market, as_of)
+        known = self._known(question)
+        if one_of("source", source, Source) == "daily" or (source == "stitched" and not self.has_database):
+            known.daily.insist_on(question.days)
+            return
+        streamed, in_lake = StreamedBars(self._database), known.days if source == "stitched" else []
+        asked = not_in_lake(question, in_lake)
+        there = {*streamed.counts(asked)["day"], *map(number_of, in_lake)}
+        if there:  # else there is no bar at all, which is another error
+            refuse_missing_days(source, there, known, streamed)
+
     def repairs(
         self,
         market: Market | str,
@@ -159,6 +200,9 @@ class Knowledge(Stores):
         flow: Flow = "daily_qa" if hour is None else "recent_qa"
         interval = Interval(hour_ms, hour_ms + HOUR_MS)
         return newest_result(self._lake, partition_folder(flow, Market.parse(market), self._universe, interval))
+
+    def _known(self, question: Question) -> Known:
+        return Known(question, self._daily(question.market), self._ledgers(question.market))
 
     def _question(
         self,

@@ -136,6 +136,11 @@ def days_of(interval: Interval) -> list[date]:
     return [first + timedelta(days=day) for day in range(count)]
 
 
+def number_of(day: date) -> int:
+    """The day, counted from 1970-01-01."""
+    return day_start_ms(day) // DAY_MS
+
+
 def symbols_of(universe: Universe, market: Market, asked: str | Sequence[str] | None) -> tuple[Symbol, ...]:
     """The symbols that are meant, sorted, each once.
 

@@ -32,6 +32,7 @@ from ohlcv_assets.client.question import (
     Source,
     columns_of,
     known_by,
+    number_of,
     one_of,
     symbols_of,
     window_ms,
@@ -111,7 +112,7 @@ class OhlcvClient(Knowledge):
             incomplete: `raise` when a window lacks minutes in which its symbol was listed, `drop` it, or `keep` it.
             fill: `forward` makes up the minutes that are not there from the last close; a column `synthetic` says so.
             on_missing: `raise` when a whole day is not there, or `skip` it. From the database only days that are over, and in
-                which one of the symbols was listed, must be there.
+                which one of the symbols was listed and not halted all day, must be there.
 
         Returns:
             One row a bar, sorted by symbol and time: the label (`Datetime("ms", "UTC")`), `symbol`, the columns; then
@@ -339,8 +340,9 @@ class OhlcvClient(Knowledge):
             in_lake = known_days(question)
             read_ledger = self._ledgers(question.market).ranges if known is None else known.ledger_of
             bars = stitched(question, columns, daily, in_lake, streamed, read_ledger)
-        if not skip:
-            refuse_missing_days(question, source, bars, in_lake, self._universe, streamed)
+        if not skip and not bars.is_empty():  # an answer without any bar is another error
+            there = {*(bars["timestamp"] // DAY_MS).unique(), *map(number_of, in_lake)}
+            refuse_missing_days(source, there, self._known(question), streamed)
         return bars
 
     def _with_states(
@@ -354,9 +356,6 @@ class OhlcvClient(Knowledge):
             doubtful = ledgers.unverified(question, ranges)
             refuse_unverified(question, pl.concat([doubtful, changed(told, doubtful)]), self._universe)
         return told.filter(pl.col("state").is_in(VERIFIED)) if verified else told
-
-    def _known(self, question: Question) -> Known:
-        return Known(question, self._daily(question.market), self._ledgers(question.market))
 
     def _runs(self, known: Known, source: str) -> pl.DataFrame | None:
         """The runs of the minutes of which a source has a bar (`minutes.RUNS`); None where there is no such store."""

@@ -23,13 +23,14 @@ from datetime import date
 import polars as pl
 
 from ohlcv_assets.client.daily import DailyBars, empty
-from ohlcv_assets.client.question import Question
+from ohlcv_assets.client.question import Question, number_of
 from ohlcv_assets.client.streamed import StreamedBars
-from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, day_start_ms
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval
 
 #: The one column that says where a bar comes from: `daily` (the lake) or `streamed` (the database).
 SOURCE = "source"
-_PAIR = ("symbol", "day")
+_PAIRS: dict[str, pl.DataType] = {"symbol": pl.String(), "day": pl.Int64()}
+_PAIR = tuple(_PAIRS)
 _DAY = (pl.col("timestamp") // DAY_MS).alias("day")
 _WHOLE_DAY = DAY_MS // MINUTE_MS
 #: Where the ledger says this of a minute the database has its bar and the lake has not, or may have got it since.
@@ -76,11 +77,11 @@ def _held(question: Question, lake: pl.DataFrame, daily: DailyBars, in_lake: Seq
     Of a day that the interval cuts the keys are read once more, whole.
     """
     cut = [day for day in in_lake if question.interval.intersect(Interval.of_day(day)) != Interval.of_day(day)]
-    keys = [lake.select("symbol", "timestamp").filter(~_DAY.is_in([_number(day) for day in cut]))]
+    keys = [lake.select("symbol", "timestamp").filter(~_DAY.is_in([number_of(day) for day in cut]))]
     keys += [daily.read(replace(question, interval=Interval.of_day(day)), [], [day]) for day in cut]
     counted = pl.concat(keys).group_by("symbol", _DAY).agg(pl.len().cast(pl.Int64).alias("bars"))
     names = pl.DataFrame({"symbol": [str(symbol) for symbol in question.symbols]}, schema={"symbol": pl.String})
-    days = pl.DataFrame({"day": [_number(day) for day in in_lake]}, schema={"day": pl.Int64})
+    days = pl.DataFrame({"day": [number_of(day) for day in in_lake]}, schema={"day": pl.Int64})
     pairs = names.join(days, how="cross").join(counted, on=_PAIR, how="left")
     return pairs.with_columns(pl.col("bars").fill_null(0))
 
@@ -122,12 +123,17 @@ def _spanning(question: Question, pairs: pl.DataFrame) -> Question:
 def _rest(question: Question, in_lake: Sequence[date], ahead: pl.DataFrame) -> dict[int, frozenset[str]]:
     """By day the symbols that the database answers for."""
     held, all_of_them = set(in_lake), frozenset(map(str, question.symbols))
-    not_there = {_number(day): all_of_them for day in question.days if day not in held}
+    not_there = {number_of(day): all_of_them for day in question.days if day not in held}
     return not_there | _by_day(ahead)
 
 
 def _by_day(pairs: pl.DataFrame) -> dict[int, frozenset[str]]:
     return {day: frozenset(names) for day, names in pairs.group_by("day").agg("symbol").iter_rows()}
+
+
+def not_in_lake(question: Question, in_lake: Sequence[date]) -> list[Question]:
+    """What the database alone can answer: the same symbols on the days that the lake has not."""
+    return list(_questions(question, _rest(question, in_lake, pl.DataFrame(schema=_PAIRS))))
 
 
 def _questions(question: Question, by_day: Mapping[int, frozenset[str]]) -> Iterator[Question]:
@@ -140,11 +146,6 @@ def _questions(question: Question, by_day: Mapping[int, frozenset[str]]) -> Iter
         symbols = tuple(symbol for symbol in question.symbols if symbol in by_day[first])
         if part is not None:
             yield replace(question, symbols=symbols, interval=part)
-
-
-def _number(day: date) -> int:
-    """The day, counted from 1970-01-01."""
-    return day_start_ms(day) // DAY_MS
 
 
 def _marked(bars: pl.DataFrame, source: str) -> pl.DataFrame:

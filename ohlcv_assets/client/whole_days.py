@@ -1,57 +1,54 @@
 """Whole days that are not there: a shorter answer is none, unless it was asked for.
 
 Lives here: which days of a question must be there, and the error that names those that are not. Does not: the lake's own word on its
-days (daily.py), or minutes (coverage.py). A day must be there when it is over and one of the symbols was listed in it: of today
-nobody has all, and of later on nobody has anything.
+days (daily.py), or minutes (coverage.py). A day must be there when it is over and one of the symbols had a bar in it: of today nobody has all, of
+later on nobody has anything, and no store can have a bar of a day in which all of them were halted or not listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
-from datetime import date
 
 import polars as pl
 
-from ohlcv_assets.client.minutes import expected_runs
+from ohlcv_assets.client import minutes
+from ohlcv_assets.client.known import Known
 from ohlcv_assets.client.question import Question
 from ohlcv_assets.client.streamed import StreamedBars
+from ohlcv_assets.client.verified import NOT_LISTED
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import DayMissing
 from ohlcv_assets.instruments import Universe
-from ohlcv_assets.timestamps import DAY_MS, Interval, day_start_ms, floor_to, from_ms, to_ms
+from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval, floor_to, from_ms, to_ms
 
 _WHO = {"streamed": "the database has no", "stitched": "neither store has a"}
 _ASK = {"streamed": "read the source daily or stitched", "stitched": "download those days"}
 
 
-def refuse_missing_days(
-    question: Question,
-    source: str,
-    bars: pl.DataFrame,
-    in_lake: Iterable[date],
-    universe: Universe,
-    streamed: StreamedBars,
-) -> None:
-    """Raise when a whole day is not there that must be; an answer without any bar is another error.
+#: Of minutes in these states of the ledger the exchange has no bar, unless the lake has it.
+_NOTHING_TO_HAVE = ("halted", NOT_LISTED)
+
+
+def refuse_missing_days(source: str, there: Set[int], known: Known, streamed: StreamedBars) -> None:
+    """Raise when a whole day is not there that must be.
 
     Args:
-        question: which bars were asked for.
         source: `streamed` or `stitched`.
-        bars: the answer: `timestamp` and others.
-        in_lake: days that the lake answers for: it has them, whatever is in them.
-        universe: when each symbol was listed.
+        there: days, counted from 1970-01-01, of which there is a bar, or that the lake answers for, whatever is in them.
+        known: what is known of the question, all symbols of it: a day that one of them has is there.
         streamed: asked for the rest of a day of which the interval is a part without bars.
 
     Raises:
         DayMissing: names the first day, and how many there are.
     """
-    if bars.is_empty():
-        return
-    there = set((bars["timestamp"] // DAY_MS).unique()) | {day_start_ms(day) // DAY_MS for day in in_lake}
-    lacking = [day for day in _needed(question, universe) if day not in there]
+    question = known.question
+    lacking = [day for day in _needed(question, known.ledgers.universe) if day not in there]
     ends = {question.interval.start_ms // DAY_MS, (question.interval.end_ms - 1) // DAY_MS}
     missing = [day for day in lacking if day not in ends or not _is_partly_there(question, day, streamed)]
+    # One is enough for the error: those after it are counted and not looked into, which takes a file or two each.
+    while missing and not _had_something(missing[0], known):
+        missing.pop(0)
     if missing:
         more = f" and {len(missing) - 1} more days" if len(missing) > 1 else ""
         first = from_ms(missing[0] * DAY_MS).date()
@@ -62,10 +59,23 @@ def refuse_missing_days(
         )
 
 
+def _had_something(number: int, known: Known) -> bool:
+    """Whether there was a bar to have in that day: not where the exchange halted, or listed none of the symbols, all day."""
+    part = replace(known.question, interval=Interval(number * DAY_MS, (number + 1) * DAY_MS))
+    if (in_lake := known.days_of(part)) and not known.daily.read(part, [], in_lake).is_empty():
+        return True
+    told = known.ledgers.ranges(part).filter(pl.col("state").is_in(_NOTHING_TO_HAVE)).select(list(minutes.RUNS))
+    absent = known.daily.lake.read_absent(known.daily.signature, from_ms(part.interval.start_ms).date())
+    start = pl.col("timestamp")
+    nowhere = absent.select("symbol", start.alias("start"), (start + MINUTE_MS).alias("end"))
+    expected = minutes.expected_runs(part, known.ledgers.universe, None)
+    return not minutes.without(expected, pl.concat([told, nowhere])).is_empty()
+
+
 def _needed(question: Question, universe: Universe) -> Sequence[int]:
     """The days, counted from 1970-01-01, that are over and in which one of the symbols was listed, in order."""
     now = min(utc_now(), question.as_of) if question.as_of is not None else utc_now()
-    runs = expected_runs(question, universe, floor_to(to_ms(now), DAY_MS))
+    runs = minutes.expected_runs(question, universe, floor_to(to_ms(now), DAY_MS))
     spans = set(runs.select(pl.col("start") // DAY_MS, (pl.col("end") - 1) // DAY_MS).iter_rows())
     return sorted({day for first, last in _joined(sorted(spans)) for day in range(first, last + 1)})
 

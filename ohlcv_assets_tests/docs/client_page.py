@@ -193,6 +193,9 @@ counted = client.coverage(**day)
     "missing_ranges": """
 gaps = client.missing_ranges(**day, source="stitched")
 """,
+    "insist_on_days": """
+client.insist_on_days("BTC/USDT", **day)
+""",
     "ledger": """
 said = client.ledger(**day, symbols="BTC/USDT")
 """,

@@ -1,10 +1,12 @@
 """Promises of the client over the database: the same answer as from the lake, the past as it was known, and no right but to read."""
 
+import io
 import multiprocessing
 import os
 import pickle
 from datetime import timedelta
 
+import polars as pl
 import psycopg
 import pytest
 from psycopg import sql
@@ -12,14 +14,18 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ohlcv_assets import OhlcvClient
 from ohlcv_assets.bars import Channel
+from ohlcv_assets.client.verified import RANGES
 from ohlcv_assets.clock import utc_now
 from ohlcv_assets.errors import DayMissing, NoBars, Refused
-from ohlcv_assets.instruments import Market, Symbol, Universe, release_universe
+from ohlcv_assets.instruments import Market, Symbol, Universe, load_universe, release_universe
 from ohlcv_assets.listing_times import ListingTimes, Span
 from ohlcv_assets.settings import Settings
+from ohlcv_assets.storage.absent_file import ABSENT_SCHEMA
+from ohlcv_assets.storage.lake import Lake
+from ohlcv_assets.storage.signature import Signature, ledger_key
 from ohlcv_assets.timestamps import DAY_MS, MINUTE_MS, Interval
 from ohlcv_assets_tests.builders import bars, corrupted
-from ohlcv_assets_tests.integration.conftest import BTC, ETH, START_MS, expected
+from ohlcv_assets_tests.integration.conftest import BTC, DAYS, ETH, START_MS, expected
 
 
 def test_both_stores_give_the_same_answer(client, streamed):
@@ -104,6 +110,38 @@ def test_a_day_that_is_not_over_or_in_part_there_is_not_missing(streamed, databa
     database.record(bars([BTC], start="2025-06-02", minutes=3), channel=Channel.WEBSOCKET, run_id="b")
     late = streamed.read(**(asked | {"start": "2025-06-01T12:00Z", "end": "2025-06-03"}))
     assert late.height == 3
+
+
+@pytest.mark.parametrize("said_by", ["absent", "ledger"])
+def test_a_day_on_which_there_was_nothing_to_have_is_not_missing(with_database, database, tmp_path, said_by):
+    """A symbol that the exchange halted all day is in neither store: no download can help. Half a day of it is a hole, as ever."""
+    own = with_database.model_copy(update={"lake": str(tmp_path)})
+    lake, universe = Lake(own.lake_url), load_universe("v1.0", own.universes)
+    signature, halted_ms = Signature.daily(Market.FUTURES, universe), START_MS + DAY_MS
+    for day in ("2025-06-01", "2025-06-03"):
+        database.record(bars([BTC], start=day, minutes=60), channel=Channel.WEBSOCKET, run_id="a")
+    lake.write_day(signature, DAYS[1], bars([ETH], start="2025-06-02", minutes=1440))
+
+    def halt(minutes):
+        if said_by == "absent":
+            rows = [(BTC, halted_ms + minute * MINUTE_MS, "exchange_halt", None) for minute in range(minutes)]
+            lake.write_absent(signature, DAYS[1], pl.DataFrame(rows, schema=ABSENT_SCHEMA, orient="row"))
+            return
+        content = io.BytesIO()
+        row = (BTC, halted_ms, halted_ms + minutes * MINUTE_MS, "halted", "exchange_halt", "{}")
+        pl.DataFrame([row], schema=RANGES, orient="row").write_parquet(content)
+        lake.put(ledger_key(Market.FUTURES, universe, DAYS[1]), content.getvalue())
+
+    asked = {"start": "2025-06-01", "end": "2025-06-04", "market": "futures", "source": "streamed"}
+    with OhlcvClient(own) as opened:
+        halt(1439)
+        with pytest.raises(DayMissing, match="of 2025-06-02"):
+            opened.read(BTC, **asked)
+        halt(1440)
+        assert opened.read(BTC, **asked).height == 120
+        lake.write_day(signature, DAYS[1], bars([BTC, ETH], start="2025-06-02", minutes=1440), replace=True)
+        with pytest.raises(DayMissing, match="of 2025-06-02"):
+            opened.read(BTC, **asked)
 
 
 def test_two_centuries_can_be_asked_for(streamed):

@@ -1,5 +1,6 @@
 """`ohlcv read` as a person or a program uses it: formats, files that are whole or not there, pipes, and wrong questions."""
 
+import importlib
 import io
 import json
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ohlcv_assets.bars import VALUES
+from ohlcv_assets.bars import VALUES, Channel
 from ohlcv_assets.instruments import Market
+from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Signature
 from ohlcv_assets_tests.builders import bars
 from ohlcv_assets_tests.fixtures.program import SPOT, Program
@@ -95,3 +97,23 @@ def test_a_reader_that_leaves_early_is_no_error(program: Program, stored: pl.Dat
         process.stdout.close()
         told = process.stderr.read()
         assert (process.wait(), told) == (0, b"")
+
+
+@pytest.mark.parametrize("bars_at_once", [5_000_000, 1])
+@pytest.mark.parametrize("source", ["streamed", "stitched"])
+def test_a_day_is_missing_or_not_however_the_answer_is_read(
+    program: Program, database_url: str, monkeypatch: pytest.MonkeyPatch, bars_at_once: int, source: str
+) -> None:
+    """One symbol of several makes the day one that is there, also where each symbol is read apart; a day of none is named."""
+    monkeypatch.setenv("OHLCV_DATABASE_URL", database_url)
+    monkeypatch.setattr(importlib.import_module("ohlcv_assets.cli.read"), "_MOST_BARS", bars_at_once)
+    with Database(database_url) as database:
+        database.record(bars(SPOT, start="2025-06-01", minutes=10), channel=Channel.REST, run_id="a")
+        database.record(bars(SPOT[:1], start="2025-06-02", minutes=10), channel=Channel.REST, run_id="a")
+    asked = ("read", *SPOT, "--market", "spot", "--source", source, "--format", "csv", "--start", "2025-06-01")
+    ended = program.run(*asked, "--end", "2025-06-03")
+    assert (ended.code, len(ended.out.splitlines())) == (0, 1 + 10 * (len(SPOT) + 1))
+    hole = program.run(*asked, "--end", "2025-06-04")
+    assert (hole.code, hole.out) == (1, "")
+    assert "2025-06-03" in hole.err
+    assert program.run(*asked, "--end", "2025-06-04", "--on-missing", "skip").out == ended.out
