@@ -76,14 +76,14 @@ def parse_moment(text: str) -> datetime:
 
     Raises:
         NaiveTime: a time of day without a zone.
-        UsageError: not a time at all, or one finer than a microsecond.
+        UsageError: not a time at all, one finer than a microsecond, or one that lies in UTC beyond the years 1 to 9999.
     """
     try:
         if _DAY.fullmatch(text):
             return from_ms(day_start_ms(date.fromisoformat(text)))
-        if len(text) > len("2025-06-01") and not _TOO_FINE.search(text):
+        if _DAY.match(text) and not _TOO_FINE.search(text):
             return in_utc(datetime.fromisoformat(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _no_time(text) from error
     raise _no_time(text)
 

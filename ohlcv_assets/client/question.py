@@ -101,7 +101,7 @@ def moment_of(moment: Moment) -> datetime:
 
     Raises:
         NaiveTime: a time of day without a zone.
-        UsageError: what is no time, pandas' NaT among it, which calls itself a datetime.
+        UsageError: what is no time, pandas' NaT among it, which calls itself a datetime, or lies in UTC beyond the years 1 to 9999.
     """
     try:
         if isinstance(moment, str):
@@ -110,7 +110,7 @@ def moment_of(moment: Moment) -> datetime:
             return in_utc(moment)
         if isinstance(moment, date):
             return from_ms(day_start_ms(moment))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _no_moment(moment) from error
     raise _no_moment(moment)
 

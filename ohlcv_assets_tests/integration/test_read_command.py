@@ -68,6 +68,15 @@ def test_a_table_shows_both_ends_of_a_long_answer(program: Program, stored: pl.D
         (("BTC/USDX", *_DAY), "BTC/USDT"),
         (("BTC/USDT", "--market", "spot", "--start", "2025-06-01T00:00", "--end", "2025-06-02"), "try:"),
         (("BTC/USDT", "--market", "spot", "--start", "2025-06-02", "--end", "2025-06-01"), "try:"),
+        (
+            ("BTC/USDT", "--market", "spot", "--start", "0001-01-01T00:00+14:00", "--end", "2025-06-01"),
+            "is not a time",
+        ),
+        (
+            ("BTC/USDT", "--market", "spot", "--start", "2025-06-01", "--end", "9999-12-31T23:59-12:00"),
+            "is not a time",
+        ),
+        (("BTC/USDT", *_DAY, "--as-of", "20250601T0000Z"), "is not a time"),
         (("BTC/USDT", "--market", "margin", "--start", "2025-06-01", "--end", "2025-06-02"), "spot or futures"),
         (("BTC/USDT", *_DAY, "--format", "xml"), "parquet"),
         (("BTC/USDT", *_DAY, "--format", "parquet"), "--output"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ohlcv_assets.client.question import moment_of
 from ohlcv_assets.errors import NaiveTime, ReversedInterval, UsageError
 from ohlcv_assets.timestamps import (
     DAY_MS,
@@ -92,7 +93,8 @@ def test_a_naive_time_of_day_is_refused(text):
 @pytest.mark.parametrize(
     "text",
     ["", "now", "yesterday", "1748736000000", "2025-02-30", "2025-13-01T00:00Z", "2025-06-01T25:00Z", "2025-6-1", _ARABIC_INDIC,
-     "2025-W23-1", "20250601", "2025-06-01T00:00:00.0000001Z"],
+     "2025-W23-1", "20250601", "2025-06-01T00:00:00.0000001Z", "20250601T0000Z", "2025-W23-1T00:00Z",
+     "0001-01-01T00:00+14:00", "9999-12-31T23:59-12:00"],
 )  # fmt: skip
 def test_what_is_no_time_is_one_clear_error(text):
     """A text that is no time is named, with a form that would be one."""
@@ -112,6 +114,16 @@ def test_what_is_no_time_is_one_clear_error(text):
 def test_times_are_read_as_people_write_them(text, same):
     """A bare date is its midnight in UTC, and an offset is obeyed."""
     assert parse_time(text) == parse_time(same)
+
+
+@pytest.mark.parametrize("elsewhere", [timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))])
+def test_a_moment_beyond_the_calendar_is_one_clear_error(elsewhere):
+    """What lies in UTC before the year 1 or after 9999 is refused by the client as every other time that is none."""
+    first_or_last = datetime.min if elsewhere.utcoffset(None) > timedelta(0) else datetime.max  # noqa: DTZ901
+    with pytest.raises(UsageError, match="is no"):
+        moment_of(first_or_last.replace(tzinfo=elsewhere))
+    with pytest.raises(UsageError, match="is not a time"):
+        moment_of(first_or_last.replace(tzinfo=elsewhere).isoformat())
 
 
 def test_a_text_is_a_moment_to_the_microsecond():
