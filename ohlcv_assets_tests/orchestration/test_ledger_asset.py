@@ -5,6 +5,7 @@ from datetime import date
 import dagster as dg
 import polars as pl
 import psycopg
+import pytest
 
 from ohlcv_assets import OhlcvClient
 from ohlcv_assets.instruments import Market
@@ -63,6 +64,7 @@ def test_a_quiet_day_is_confirmed_minute_by_minute_everywhere(deployment: Deploy
     assert bars.height == _GRID
 
 
+@pytest.mark.slow
 def test_a_red_comparison_does_not_keep_the_ledger_from_being_written(deployment: Deployment) -> None:
     """A differing bar and a lost one: daily_qa blocks, and yet the ledger names both, with their states, in a new version."""
     first, _ = _ledger(deployment, _capture_day(deployment))
@@ -102,6 +104,7 @@ def test_a_repair_leaves_its_mark_in_the_ledger(deployment: Deployment) -> None:
     assert "last_repair" in numbers["gaps"].records[0].data["proof"]
 
 
+@pytest.mark.slow
 def test_a_ledger_that_was_tampered_with_does_not_sum(deployment: Deployment, monkeypatch) -> None:
     """What the tables say is counted, not what was just made: ranges deleted behind the program's back turn the check red."""
     _capture_day(deployment)

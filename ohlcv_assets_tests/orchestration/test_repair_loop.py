@@ -138,7 +138,9 @@ def _values(database: Database, market: Market, as_of: datetime | None = None) -
     return database.read(market, _DAY, as_of=as_of).select(*KEY, *VALUES)
 
 
-@pytest.mark.parametrize(("market", "hourly"), [(Market.FUTURES, False), (Market.SPOT, True)], ids=str)
+@pytest.mark.parametrize(
+    ("market", "hourly"), [(Market.FUTURES, False), pytest.param(Market.SPOT, True, marks=pytest.mark.slow)], ids=str
+)
 def test_a_corrupted_bar_is_right_again_and_what_it_was_is_readable(
     deployment: Deployment, watch: Watch, database: Database, market: Market, *, hourly: bool
 ) -> None:
@@ -175,7 +177,9 @@ def test_a_corrupted_bar_is_right_again_and_what_it_was_is_readable(
     assert (shown["symbol"], shown["decision"]) == (symbol, "streamed_was_wrong")
 
 
-@pytest.mark.parametrize(("market", "hourly"), [(Market.SPOT, False), (Market.FUTURES, True)], ids=str)
+@pytest.mark.parametrize(
+    ("market", "hourly"), [pytest.param(Market.SPOT, False, marks=pytest.mark.slow), (Market.FUTURES, True)], ids=str
+)
 def test_a_wrong_lake_gets_a_new_version(
     deployment: Deployment, watch: Watch, database: Database, market: Market, *, hourly: bool
 ) -> None:
@@ -219,6 +223,7 @@ def test_what_nobody_can_decide_stays_red_is_listed_and_is_not_asked_for_again(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_a_new_difference_is_asked_for_although_an_old_one_is_undecided(
     deployment: Deployment, watch: Watch, database: Database
 ) -> None:
@@ -307,6 +312,7 @@ class TestAnExchangeThatRestatesItsBars:
         assert held.equals(settled.select(*KEY, *VALUES).sort("symbol", "timestamp"))
 
     @pytest.mark.usefixtures("impatient")
+    @pytest.mark.slow
     def test_a_restated_day_is_one_finding_for_a_person_and_no_storm(
         self, deployment: Deployment, watch: Watch, database: Database
     ) -> None:
