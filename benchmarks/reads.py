@@ -261,7 +261,7 @@ def _long(case: Case, times: int) -> Iterator[tuple[object, ...]]:
     with OhlcvClient(case.shelf.settings) as client:
         questions: _Questions = {
             "`verified=True`": (lambda: client.read(**case.arguments, verified=True), expected),
-            "`scan` of all values: polars alone (nothing is proved)": (
+            "`scan` of all values (nothing is proved)": (
                 client.scan(**case.arguments).collect,
                 expected,
             ),
