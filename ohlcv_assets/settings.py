@@ -66,7 +66,10 @@ def lake_place(text: str) -> str:
 
 
 def _day(text: str) -> str:
-    return date.fromisoformat(text).isoformat()
+    day = date.fromisoformat(text).isoformat()
+    if day != text:
+        raise ValueError(f"must be written as {day}")
+    return day
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
