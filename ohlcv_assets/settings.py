@@ -7,7 +7,6 @@ setting is handed to the code that needs it as an argument.
 from __future__ import annotations
 
 import re
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ohlcv_assets.errors import BadSetting
+from ohlcv_assets.errors import BadSetting, UsageError
+from ohlcv_assets.timestamps import parse_day
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -66,10 +66,10 @@ def lake_place(text: str) -> str:
 
 
 def _day(text: str) -> str:
-    day = date.fromisoformat(text).isoformat()
-    if day != text:
-        raise ValueError(f"must be written as {day}")
-    return day
+    try:
+        return parse_day(text).isoformat()
+    except UsageError as error:
+        raise ValueError(f"{error.message}; write it as 2025-06-01") from error
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:

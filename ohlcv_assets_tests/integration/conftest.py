@@ -24,6 +24,9 @@ START_MS = parse_time("2025-06-01")
 NOON_MS = parse_time("2025-06-01T12:00Z")
 #: The exchange halted for five minutes: these bars are in no store.
 HALT = Interval(NOON_MS, NOON_MS + 5 * MINUTE_MS)
+#: A question about the first day.
+ONE_DAY = {"start": "2025-06-01", "end": "2025-06-02", "market": "futures"}
+DAY_END_MS = START_MS + 1440 * MINUTE_MS
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,20 @@ def expected(truth: pl.DataFrame, symbols: list[str], interval: Interval) -> pl.
     """What the stores hold of these symbols in the interval, by brute force."""
     inside = [timestamp_ms in interval for timestamp_ms in truth["timestamp"]]
     return truth.filter(pl.Series(inside) & pl.col("symbol").is_in(symbols)).sort("symbol", "timestamp")
+
+
+def called(monkeypatch, name):
+    """A list that gets an entry for each call of a method of the lake."""
+    calls, method = [], getattr(Lake, name)
+
+    def noted(*arguments, **named):
+        calls.append(arguments[1:])
+        return method(*arguments, **named)
+
+    monkeypatch.setattr(Lake, name, noted)
+    return calls
+
+
+def at(minute):
+    """The start of a minute of the first day."""
+    return START_MS + minute * MINUTE_MS

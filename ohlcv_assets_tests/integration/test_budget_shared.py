@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from ohlcv_assets.exchange.binance import klines_weight
-from ohlcv_assets.instruments import Market, Universe, release_universe
+from ohlcv_assets.instruments import Market
 from ohlcv_assets.replay.rest import LIMITS
-from ohlcv_assets.settings import Settings
+from ohlcv_assets_tests.fixtures.program import deployed
 
 #: Little enough that a busy machine spends all of it in each minute of an exchange at fifteen times the speed.
 _SHARE = 0.05
@@ -44,17 +44,7 @@ def test_two_backfills_and_a_qa_window_at_once_stay_within_the_budget(replay_fac
     spend is spent: guards and reserves may not cost more.
     """
     exchange = replay_factory(symbols=_SYMBOLS[market], days=6, start="2025-06-06T06:00Z", speed=_SPEED)
-    universe = Universe.of("v0.1", {each: exchange.truth(each)["symbol"].unique().to_list() for each in Market})
-    release_universe(universe, tmp_path / "universes")
-    configured = Settings(
-        home=tmp_path,
-        universes=tmp_path / "universes",
-        universe="v0.1",
-        exchange_url=exchange.url,
-        weight_share=_SHARE,
-    )
-    for name, value in configured.environment().items():
-        monkeypatch.setenv(name, value)
+    deployed(exchange, tmp_path, monkeypatch, weight_share=_SHARE)
     download = [sys.executable, "-m", "ohlcv_assets.cli", "download-bulk", "--json", "--contract_type", str(market)]
     download += ["--start_timestamp", "2025-06-01", "--end_timestamp", "2025-06-06", "--downloading_entity"]
     commands = [[*download, "one"], [*download, "other"], [sys.executable, "-c", _QA_WINDOWS, str(market)]]

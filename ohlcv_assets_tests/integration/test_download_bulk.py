@@ -19,12 +19,13 @@ from ohlcv_assets.bars import KEY, VALUES
 from ohlcv_assets.bulk import REQUESTS_AT_ONCE
 from ohlcv_assets.bulk_plan import SPAN_DAYS
 from ohlcv_assets.cli import app
-from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
+from ohlcv_assets.instruments import Market, load_universe
 from ohlcv_assets.settings import Settings, settings
 from ohlcv_assets.storage.bars_file import content_hash
 from ohlcv_assets.storage.database import Database
 from ohlcv_assets.storage.lake import Lake, Signature
 from ohlcv_assets.timestamps import DAY_MS, Interval
+from ohlcv_assets_tests.fixtures.program import deployed
 from ohlcv_assets_tests.fixtures.replay import replay_process
 
 FIRST = date(2025, 6, 1)
@@ -42,11 +43,7 @@ def month():
 @pytest.fixture
 def home(month, tmp_path, monkeypatch):
     """A fresh home whose universe is all that the exchange has; the environment names both."""
-    universe = Universe.of("v0.1", {market: month.truth(market)["symbol"].unique().to_list() for market in Market})
-    release_universe(universe, tmp_path / "universes")
-    configured = Settings(home=tmp_path, universes=tmp_path / "universes", universe="v0.1", exchange_url=month.url)
-    for name, value in configured.environment().items():
-        monkeypatch.setenv(name, value)
+    configured = deployed(month, tmp_path, monkeypatch)
     settings.cache_clear()
     yield configured
     settings.cache_clear()

@@ -7,9 +7,10 @@ from datetime import date
 
 import pytest
 
-from ohlcv_assets.instruments import Market, Universe, load_universe, release_universe
+from ohlcv_assets.instruments import Market, Universe, load_universe
 from ohlcv_assets.settings import Settings, settings
 from ohlcv_assets.storage.lake import Lake, Signature
+from ohlcv_assets_tests.fixtures.program import deployed
 from ohlcv_assets_tests.fixtures.replay import replay_process
 
 SYMBOLS = 3
@@ -27,11 +28,7 @@ def exchange():
 @pytest.fixture
 def home(exchange, tmp_path, monkeypatch):
     """A fresh home; the environment names it."""
-    universe = Universe.of("v0.1", {m: exchange.truth(m)["symbol"].unique().to_list() for m in Market})
-    release_universe(universe, tmp_path / "universes")
-    configured = Settings(home=tmp_path, universes=tmp_path / "universes", universe="v0.1", exchange_url=exchange.url)
-    for name, value in configured.environment().items():
-        monkeypatch.setenv(name, value)
+    configured = deployed(exchange, tmp_path, monkeypatch)
     settings.cache_clear()
     yield configured
     settings.cache_clear()
